@@ -1,0 +1,167 @@
+"""What the snapshots' chains tell: which snapshots count, and which alarms there are (docs/format.md, section 11).
+
+Pure judgement over what the storage showed; loading is in `repository`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from keyark.repository.keyring import Keyring
+from keyark.repository.marks import Marks
+from keyark.repository.snapshots import Snapshot
+
+Chain = tuple[bytes, bytes]  # compartment, writer
+Head = tuple[int, bytes]  # sequence, snapshot id
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that an honest history never shows."""
+
+    object: str  # name of the object, or of the chain's folder
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All valid snapshots (forgotten ones apart), in chain order, and the alarms."""
+
+    live: tuple[Snapshot, ...]
+    forgotten: tuple[Snapshot, ...]  # tombstoned, their objects not yet deleted
+    alarms: tuple[Alarm, ...]
+    replaced: frozenset[bytes] = frozenset()  # snapshots that a later one replaces because packs of theirs went away
+
+    def heads(self) -> dict[Chain, Head]:
+        """The newest snapshot of every chain, forgotten ones included."""
+        result: dict[Chain, Head] = {}
+        for snapshot in (*self.live, *self.forgotten):
+            chain = (snapshot.head.compartment, snapshot.head.writer)
+            if chain not in result or result[chain][0] < snapshot.head.sequence:
+                result[chain] = (snapshot.head.sequence, snapshot.id)
+        return result
+
+
+def judge(
+    snapshots: Iterable[Snapshot],
+    marks: Marks,
+    keyrings: Mapping[bytes, Keyring],
+    current: Keyring,
+    pinned: Mapping[Chain, Head],
+) -> History:
+    """Sort snapshots into live and forgotten and look for alarms.
+
+    Alarms: a gap without a tombstone, two snapshots with one number or one predecessor (a cloned credential), a link that
+    does not fit, a chain that went back behind what this machine or another snapshot has seen, a snapshot of a revoked
+    writer beyond the last accepted one, a keyring cited that is not there.
+    """
+    alarms: list[Alarm] = []
+    chains: dict[Chain, list[Snapshot]] = defaultdict(list)
+    for snapshot in snapshots:
+        alarm = _standing(snapshot, keyrings, current)
+        if alarm is not None:
+            alarms.append(alarm)
+        else:
+            chains[snapshot.head.compartment, snapshot.head.writer].append(snapshot)
+    tombstones: dict[Chain, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
+    for stone in marks.tombstones.values():
+        tombstones[stone.compartment, stone.writer][stone.sequence].add(stone.snapshot)
+    for chain in chains.keys() | pinned.keys() | tombstones.keys():
+        alarms += _judge_chain(chain, chains.get(chain, []), tombstones[chain], pinned.get(chain))
+    everything = [item for chain in sorted(chains) for item in sorted(chains[chain], key=lambda s: s.head.sequence)]
+    alarms += _seen_by_others(everything, chains, tombstones)
+    live = tuple(item for item in everything if item.id not in marks.tombstones)
+    forgotten = tuple(item for item in everything if item.id in marks.tombstones)
+    by_id = {item.id: item for item in everything}
+    replaced = frozenset(
+        item.head.replaces
+        for item in everything
+        if item.head.replaces in by_id and item.head.replaces == item.head.previous
+    )
+    return History(live, forgotten, tuple(alarms), replaced)
+
+
+def _standing(snapshot: Snapshot, keyrings: Mapping[bytes, Keyring], current: Keyring) -> Alarm | None:
+    head = snapshot.head
+    cited = keyrings.get(head.keyring[1])
+    if cited is None or cited.generation != head.keyring[0]:
+        return Alarm(
+            snapshot.name,
+            f"{snapshot.name}: was made under keyring generation {head.keyring[0]}, which the storage does not show; "
+            "the keyring was rolled back or forked",
+        )
+    writer = current.writers[head.writer]
+    if writer.revoked is not None and head.sequence > writer.revoked[0]:
+        return Alarm(
+            snapshot.name,
+            f"{snapshot.name}: its writer was revoked after snapshot {writer.revoked[0]}; this later one does not count",
+        )
+    if writer.revoked is not None and head.sequence == writer.revoked[0] and snapshot.id != writer.revoked[1]:
+        return Alarm(snapshot.name, f"{snapshot.name}: is not the last snapshot accepted from its revoked writer")
+    return None
+
+
+def _judge_chain(
+    chain: Chain, snapshots: list[Snapshot], stones: Mapping[int, set[bytes]], pinned: Head | None
+) -> list[Alarm]:
+    folder = f"snapshots/{chain[0].hex()}/{chain[1].hex()}"
+    alarms: list[Alarm] = []
+    known: dict[int, set[bytes]] = defaultdict(set)
+    for number, ids in stones.items():
+        known[number] |= ids
+    for snapshot in snapshots:
+        known[snapshot.head.sequence].add(snapshot.id)
+    newest = max(known, default=0)
+    if pinned is not None and (newest < pinned[0] or pinned[1] not in known[pinned[0]]):
+        alarms.append(
+            Alarm(
+                folder,
+                f"{folder}: this machine has seen snapshot {pinned[0]} ({pinned[1].hex()[:8]}), which is gone without a "
+                "tombstone; the repository went back or was replaced",
+            )
+        )
+    for number in range(1, newest + 1):
+        if not known.get(number):
+            alarms.append(Alarm(folder, f"{folder}: snapshot {number} is missing without a tombstone"))
+    for number, ids in sorted(known.items()):
+        if len(ids) > 1:
+            listed = ", ".join(sorted(item.hex()[:8] for item in ids))
+            alarms.append(
+                Alarm(folder, f"{folder}: several snapshots claim number {number} ({listed}); the credential was cloned")
+            )
+    for snapshot in snapshots:
+        alarms += _judge_link(snapshot, known)
+    return alarms
+
+
+def _judge_link(snapshot: Snapshot, known: Mapping[int, set[bytes]]) -> list[Alarm]:
+    head = snapshot.head
+    if head.sequence < 1 or (head.previous is None) != (head.sequence == 1):
+        return [Alarm(snapshot.name, f"{snapshot.name}: its number and its predecessor contradict each other")]
+    before = known.get(head.sequence - 1)
+    if head.previous is not None and before and head.previous not in before:
+        return [Alarm(snapshot.name, f"{snapshot.name}: does not follow snapshot {head.sequence - 1} of its writer")]
+    return []
+
+
+def _seen_by_others(
+    snapshots: Iterable[Snapshot],
+    chains: Mapping[Chain, list[Snapshot]],
+    tombstones: Mapping[Chain, Mapping[int, set[bytes]]],
+) -> list[Alarm]:
+    alarms: dict[tuple[Chain, int, bytes], Alarm] = {}
+    present = {chain: {item.id for item in items} for chain, items in chains.items()}
+    for snapshot in snapshots:
+        for compartment, writer, number, seen in snapshot.head.others:
+            chain = (compartment, writer)
+            if seen in present.get(chain, ()) or seen in tombstones.get(chain, {}).get(number, ()):
+                continue
+            folder = f"snapshots/{compartment.hex()}/{writer.hex()}"
+            alarms[chain, number, seen] = Alarm(
+                folder,
+                f"{folder}: snapshot {number} ({seen.hex()[:8]}) is gone without a tombstone, though "
+                f"{snapshot.id.hex()[:8]} saw it",
+            )
+    return list(alarms.values())

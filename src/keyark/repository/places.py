@@ -1,0 +1,146 @@
+"""What a machine keeps about a repository: pinned history and its own credential (state), and disposable caches."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyark.errors import StorageError, UsageError
+
+
+def write_private(path: str, data: bytes) -> None:
+    """Replace ``path`` durably: temporary file of mode 600, fsync, rename, fsync of the folder."""
+    folder = os.path.dirname(path) or "."
+    temporary = os.path.join(folder, f".tmp-{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """The furthest history this machine has seen of one repository."""
+
+    keyring: tuple[int, bytes] | None = None
+    heads: dict[tuple[bytes, bytes], tuple[int, bytes]] = field(default_factory=dict)  # (compartment, writer) -> head
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders of this installation. ``state_dir`` is kept, ``cache_dir`` may be deleted at any time."""
+
+    state_dir: str
+    cache_dir: str
+
+    def state(self, repository: bytes) -> RepositoryState:
+        """This machine's state about one repository; the folder is made on first use."""
+        return RepositoryState(_folder(self.state_dir, repository))
+
+    def cache(self, repository: bytes) -> str:
+        """The cache folder of one repository, made on first use."""
+        return _folder(self.cache_dir, repository)
+
+
+def _folder(base: str, repository: bytes) -> str:
+    path = os.path.join(os.path.abspath(base), repository.hex()[:32])
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"cannot make {path}: {e.strerror}; set KEYARK_STATE_DIR or --cache-dir") from e
+    return path
+
+
+class RepositoryState:
+    """Pins, the machine's writer credential and its current epoch, in one folder of mode 700."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.credential_path = os.path.join(folder, "writer.credential")
+        self._pins_path = os.path.join(folder, "pins.json")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Serialise the short steps (enrolment, commit) of processes of this machine; never held during a transfer."""
+        descriptor = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read_pins(self) -> Pins:
+        """What this machine has seen; empty when it has seen nothing."""
+        value = self._read_json(self._pins_path)
+        if value is None:
+            return Pins()
+        try:
+            keyring = value["keyring"]
+            return Pins(
+                None if keyring is None else (int(keyring[0]), bytes.fromhex(keyring[1])),
+                {
+                    (bytes.fromhex(key[:32]), bytes.fromhex(key[33:])): (int(head[0]), bytes.fromhex(head[1]))
+                    for key, head in value["heads"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as e:
+            raise UsageError(
+                f"{self._pins_path} is damaged; it protects against rolled-back repositories. Check the repository id, "
+                "then delete the file"
+            ) from e
+
+    def advance_pins(self, keyring: tuple[int, bytes], heads: dict[tuple[bytes, bytes], tuple[int, bytes]]) -> None:
+        """Remember the furthest of what was known and what is given."""
+        with self.locked():
+            known = self.read_pins()
+            merged = dict(known.heads)
+            for key, head in heads.items():
+                if key not in merged or merged[key][0] < head[0]:
+                    merged[key] = head
+            highest = keyring if known.keyring is None or known.keyring[0] < keyring[0] else known.keyring
+            if highest == known.keyring and merged == known.heads:
+                return
+            value = {
+                "keyring": [highest[0], highest[1].hex()],
+                "heads": {f"{c.hex()}/{w.hex()}": [n, sha.hex()] for (c, w), (n, sha) in merged.items()},
+            }
+            write_private(self._pins_path, json.dumps(value, indent=1).encode())
+
+    def read_epoch(self, writer: bytes) -> dict[str, Any] | None:
+        """The current epoch of a writer on this machine, as `keyark.repository.epochs` stored it."""
+        value: dict[str, Any] | None = self._read_json(self._epoch_path(writer))
+        return value
+
+    def write_epoch(self, writer: bytes, value: dict[str, Any]) -> None:
+        write_private(self._epoch_path(writer), json.dumps(value).encode())
+
+    def _epoch_path(self, writer: bytes) -> str:
+        return os.path.join(self.folder, f"epoch-{writer.hex()}.json")
+
+    @staticmethod
+    def _read_json(path: str) -> Any:
+        try:
+            with open(path, "rb") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as e:
+            raise UsageError(f"cannot read {path}: {e}") from e
