@@ -144,13 +144,16 @@ def age_encrypt(recipient: AgeRecipient, data: bytes) -> bytes:
     public = PublicKey(Kem.MLKEM768_X25519, bech32.decode(recipient.text)[1])
     file_key = secrets.token_bytes(16)
     sealed = _suite().encrypt(file_key, parsed_public(public), info=_LABEL)
-    stanza = b"-> mlkem768x25519 " + _unpadded(sealed[:_ENCAPSULATED]) + b"\n" + _unpadded(sealed[_ENCAPSULATED:]) + b"\n"
+    stanza = (
+        b"-> mlkem768x25519 " + _unpadded(sealed[:_ENCAPSULATED]) + b"\n" + _unpadded(sealed[_ENCAPSULATED:]) + b"\n"
+    )
     header = _INTRO + stanza + b"---"
     nonce = secrets.token_bytes(16)
     payload = ChaCha20Poly1305(hkdf(file_key, salt=nonce, info=b"payload", length=32))
     chunks = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)] or [b""]
     sealed_chunks = (
-        payload.encrypt(stream_nonce(number, number == len(chunks) - 1), chunk, None) for number, chunk in enumerate(chunks)
+        payload.encrypt(stream_nonce(number, number == len(chunks) - 1), chunk, None)
+        for number, chunk in enumerate(chunks)
     )
     return b"".join([header, b" ", _unpadded(_mac(file_key, header)), b"\n", nonce, *sealed_chunks])
 

@@ -114,7 +114,9 @@ def generate(kem: Kem) -> PrivateKey:
         seed = mlkem.MLKEM768PrivateKey.generate().private_bytes_raw()
         return PrivateKey(kem, Secret(seed + X25519PrivateKey.generate().private_bytes_raw()))
     scalar = ec.generate_private_key(ec.SECP384R1()).private_numbers().private_value
-    return PrivateKey(kem, Secret(mlkem.MLKEM1024PrivateKey.generate().private_bytes_raw() + scalar.to_bytes(48, "big")))
+    return PrivateKey(
+        kem, Secret(mlkem.MLKEM1024PrivateKey.generate().private_bytes_raw() + scalar.to_bytes(48, "big"))
+    )
 
 
 def hpke_info(repository: bytes, compartment: bytes, context: bytes, suite: int, kem: int, kind: str) -> bytes:

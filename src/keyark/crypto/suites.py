@@ -117,9 +117,7 @@ def stream_nonce(counter: int, last: bool) -> bytes:  # noqa: FBT001 - the flag 
 
 
 def _seal_key(suite: Suite, key: bytes, salt: bytes, repository: bytes, compartment: bytes, kind: str) -> bytes:
-    info = (
-        lp(b"keyark/v1") + lp(repository) + lp(compartment) + lp(kind.encode()) + lp(int(suite).to_bytes(2, "big"))
-    )
+    info = lp(b"keyark/v1") + lp(repository) + lp(compartment) + lp(kind.encode()) + lp(int(suite).to_bytes(2, "big"))
     return hkdf(key, salt=salt, info=info, length=key_length(suite))
 
 

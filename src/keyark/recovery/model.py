@@ -30,7 +30,9 @@ class SnapshotInfo:
     tags: tuple[str, ...] = ()
     parent: str | None = None
     writer_label: str | None = None
-    summary: Mapping[str, Any] = field(default_factory=dict)  # files, dirs, bytes, data_added, data_added_packed, problems
+    summary: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # files, dirs, bytes, data_added, data_added_packed, problems
 
     @property
     def short_id(self) -> str:

@@ -97,7 +97,9 @@ class Cache:
         try:
             return self._db.execute(sql, parameters)
         except sqlite3.DatabaseError as e:
-            raise CacheError(f"the cache {self.path} is unusable ({e}); delete it and run again, nothing is lost") from e
+            raise CacheError(
+                f"the cache {self.path} is unusable ({e}); delete it and run again, nothing is lost"
+            ) from e
 
     # -- packs and chunks ------------------------------------------------------------------------------------------
 

@@ -71,7 +71,9 @@ def parse_compression(text: str) -> Compression:
     if name == "none" and not level_text:
         return Compression(Codec.NONE)
     if name not in _LEVELS:
-        raise UsageError(f"compression {text!r} is unknown; use zstd, gzip, bzip2, lzma (each with :LEVEL), none or auto")
+        raise UsageError(
+            f"compression {text!r} is unknown; use zstd, gzip, bzip2, lzma (each with :LEVEL), none or auto"
+        )
     low, high, default = _LEVELS[name]
     try:
         level = int(level_text) if level_text else default

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from keyark.crypto.age import AgeIdentity
 from keyark.crypto.hpke import Kem, PrivateKey
 from keyark.crypto.signing import SigningKey
-from keyark.errors import UsageError
+from keyark.errors import DamagedError, UsageError
 from keyark.repository import wire
 from keyark.repository.places import write_private
 from keyark.secret import Secret
@@ -87,7 +87,7 @@ def decode_credential(text: bytes, where: str) -> Credential:
         signing = SigningKey.from_seed(Secret(value["seed"]))
         box = PrivateKey(Kem(value["kem"]), Secret(value["box"]))
         box.public()
-    except (binascii.Error, ValueError, wire.DamagedError) as e:
+    except (binascii.Error, ValueError, DamagedError) as e:
         raise UsageError(f"{where} is damaged: it is a Keyark credential cut short or altered") from e
     return Credential(
         value["role"], value["repository"], value["id"], value["name"], value["compartment"], signing, box

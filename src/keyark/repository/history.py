@@ -129,7 +129,9 @@ def _judge_chain(
         if len(ids) > 1:
             listed = ", ".join(sorted(item.hex()[:8] for item in ids))
             alarms.append(
-                Alarm(folder, f"{folder}: several snapshots claim number {number} ({listed}); the credential was cloned")
+                Alarm(
+                    folder, f"{folder}: several snapshots claim number {number} ({listed}); the credential was cloned"
+                )
             )
     for snapshot in snapshots:
         alarms += _judge_link(snapshot, known)

@@ -11,7 +11,18 @@ from keyark.crypto.hpke import Kem, PublicKey
 from keyark.crypto.signing import SigningKey, VerifyKey
 from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
-from keyark.repository.wire import ObjectType, expect, is_bool, is_bytes, is_count, is_data, is_list, is_map, is_text, optional
+from keyark.repository.wire import (
+    ObjectType,
+    expect,
+    is_bool,
+    is_bytes,
+    is_count,
+    is_data,
+    is_list,
+    is_map,
+    is_text,
+    optional,
+)
 
 PROFILES = ("default", "fips")
 ID_BLAKE3 = "blake3"
@@ -310,7 +321,9 @@ def _build(parsed: wire.Parsed, body: Mapping[str, Any], root: VerifyKey, name: 
             for key, item in _each(body, "writers", _WRITER, name)
         },
         operators={
-            key: Operator(VerifyKey(*item["verify"]), public(item["box"]), item["created"], item["label"], item["revoked"])
+            key: Operator(
+                VerifyKey(*item["verify"]), public(item["box"]), item["created"], item["label"], item["revoked"]
+            )
             for key, item in _each(body, "operators", _OPERATOR, name)
         },
         policies=dict(body["policies"]),

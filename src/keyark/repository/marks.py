@@ -25,7 +25,13 @@ PACK_TARGET = 0  # kinds of marked objects
 PACK_LIST_TARGET = 1
 _BATCH = 5000  # rows in one object
 
-_HEAD = {"r": is_bytes(32), "s": optional(is_bytes(16)), "k": lambda value: value in _KINDS, "t": is_count, "n": is_count}
+_HEAD = {
+    "r": is_bytes(32),
+    "s": optional(is_bytes(16)),
+    "k": lambda value: value in _KINDS,
+    "t": is_count,
+    "n": is_count,
+}
 _ROWS = {
     MARK: is_row(lambda value: value in (PACK_TARGET, PACK_LIST_TARGET), is_bytes(32)),
     INTENT: is_row(lambda value: value in (PACK_TARGET, PACK_LIST_TARGET), is_bytes(32)),
@@ -79,7 +85,7 @@ def encode_marks(
 ) -> list[tuple[str, Sequence[wire.Buffer]]]:
     """Signed mark objects over ``rows``, as (name, parts)."""
     all_rows = [list(row) for row in rows]
-    result = []
+    result: list[tuple[str, Sequence[wire.Buffer]]] = []
     for start in range(0, len(all_rows), _BATCH):
         header = {"r": repository, "s": signer[0], "k": kind, "t": time_ns, "n": keyring_generation}
         body = wire.pack(all_rows[start : start + _BATCH])

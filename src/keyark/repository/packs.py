@@ -129,9 +129,7 @@ class PackAssembler:
         )
         body = [self._head, *self._sealed, sealed, _DIRECTORY_LENGTH.pack(len(sealed))]
         parts, sha256 = wire.sign_parts(ObjectType.PACK, body, facts.signer, facts.repository)
-        pack = SealedPack(
-            sha256, parts, sum(map(len, parts)), self._kind, self._data_length, tuple(self._places)
-        )
+        pack = SealedPack(sha256, parts, sum(map(len, parts)), self._kind, self._data_length, tuple(self._places))
         self._begin()
         return pack
 
@@ -235,14 +233,10 @@ def parse_pack_head(data: bytes, name: str, repository: bytes) -> PackHead:
         raise ForgedError(f"{name}: belongs to another repository")
     if head.suite == 0:
         raise DamagedError(f"{name}: names no cipher suite")
-    return PackHead(
-        head, name, header["c"], header["w"], header["e"], header["g"], header["t"], header["k"]
-    )
+    return PackHead(head, name, header["c"], header["w"], header["e"], header["g"], header["t"], header["k"])
 
 
-def read_directory(
-    pack: PackHead, sealed: bytes, index_key: Secret, repository: bytes
-) -> tuple[BlockPlace, ...]:
+def read_directory(pack: PackHead, sealed: bytes, index_key: Secret, repository: bytes) -> tuple[BlockPlace, ...]:
     """Open a pack's sealed directory."""
     plain = unseal(
         Suite.AES_256_GCM,
@@ -268,7 +262,9 @@ def directory_range(size: int, scheme: int, tail: bytes, name: str) -> tuple[int
     return start, length
 
 
-def open_block(pack: PackHead, aead: Aead, number: int, place: BlockPlace, sealed: bytes, *, last: bool) -> list[memoryview]:
+def open_block(
+    pack: PackHead, aead: Aead, number: int, place: BlockPlace, sealed: bytes, *, last: bool
+) -> list[memoryview]:
     """Decrypt and split one block; DamagedError when it is not what was sealed there."""
     what = f"{pack.name}, block {number}"
     if len(sealed) != place.length:

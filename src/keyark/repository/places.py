@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,39 @@ class Places:
         """The cache folder of one repository, made on first use."""
         return _folder(self.cache_dir, repository)
 
+    def repository_at(self, location: str) -> bytes | None:
+        """The id of the repository that this machine last used at ``location``."""
+        value = _read_json(os.path.join(self.state_dir, _LOCATIONS))
+        try:
+            return None if value is None or location not in value else bytes.fromhex(value[location])
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"{os.path.join(self.state_dir, _LOCATIONS)} is damaged; check and delete it") from e
+
+    def remember(self, location: str, repository: bytes) -> None:
+        """Remember which repository is at ``location``."""
+        if self.repository_at(location) == repository:
+            return
+        path = os.path.join(self.state_dir, _LOCATIONS)
+        value = _read_json(path) or {}
+        value[location] = repository.hex()
+        try:
+            write_private(path, json.dumps(value, indent=1).encode())
+        except OSError as e:
+            raise StorageError(f"cannot write {path}: {e.strerror}") from e
+
+
+_LOCATIONS = "locations.json"
+
+
+def _read_json(path: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise UsageError(f"cannot read {path}: {e}") from e
+
 
 def _folder(base: str, repository: bytes) -> str:
     path = os.path.join(os.path.abspath(base), repository.hex()[:32])
@@ -67,6 +101,10 @@ def _folder(base: str, repository: bytes) -> str:
     except OSError as e:
         raise StorageError(f"cannot make {path}: {e.strerror}; set KEYARK_STATE_DIR or --cache-dir") from e
     return path
+
+
+_process_lock = threading.RLock()
+_held: set[str] = set()  # folders whose lock this process holds
 
 
 class RepositoryState:
@@ -79,17 +117,26 @@ class RepositoryState:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Serialise the short steps (enrolment, commit) of processes of this machine; never held during a transfer."""
-        descriptor = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        """Serialise the short steps (enrolment, commit) of processes of this machine; never held during a transfer.
+
+        Re-entrant within the process.
+        """
+        with _process_lock:
+            if self.folder in _held:
+                yield
+                return
+            descriptor = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _held.add(self.folder)
+                yield
+            finally:
+                _held.discard(self.folder)
+                os.close(descriptor)
 
     def read_pins(self) -> Pins:
         """What this machine has seen; empty when it has seen nothing."""
-        value = self._read_json(self._pins_path)
+        value = _read_json(self._pins_path)
         if value is None:
             return Pins()
         try:
@@ -126,7 +173,7 @@ class RepositoryState:
 
     def read_epoch(self, writer: bytes) -> dict[str, Any] | None:
         """The current epoch of a writer on this machine, as `keyark.repository.epochs` stored it."""
-        value: dict[str, Any] | None = self._read_json(self._epoch_path(writer))
+        value: dict[str, Any] | None = _read_json(self._epoch_path(writer))
         return value
 
     def write_epoch(self, writer: bytes, value: dict[str, Any]) -> None:
@@ -134,13 +181,3 @@ class RepositoryState:
 
     def _epoch_path(self, writer: bytes) -> str:
         return os.path.join(self.folder, f"epoch-{writer.hex()}.json")
-
-    @staticmethod
-    def _read_json(path: str) -> Any:
-        try:
-            with open(path, "rb") as file:
-                return json.load(file)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as e:
-            raise UsageError(f"cannot read {path}: {e}") from e

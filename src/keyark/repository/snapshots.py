@@ -184,9 +184,7 @@ def encode_snapshot(
     sealed_listed = seal_to(listing_key, listed_plain, _info(fields, int(listing_key.kem), "listed"))
     sealed_content = seal_to(epoch_key, content_plain, _info(fields, int(epoch_key.kem), "content"))
     fields["ll"] = len(sealed_listed)
-    return wire.sign_object(
-        ObjectType.SNAPSHOT, 0, fields, [sealed_listed, sealed_content], signer, head.repository
-    )
+    return wire.sign_object(ObjectType.SNAPSHOT, 0, fields, [sealed_listed, sealed_content], signer, head.repository)
 
 
 def decode_snapshot(data: bytes, name: str, repository: bytes, signer: VerifyKey) -> Snapshot:
@@ -215,14 +213,19 @@ def decode_snapshot(data: bytes, name: str, repository: bytes, signer: VerifyKey
     )
     if snapshot_name(head.compartment, head.writer, head.sequence, parsed.sha256) != name:
         raise ForgedError(f"{name}: its name is not what its bytes say")
-    return Snapshot(
-        parsed.sha256, head, parsed.body[: fields["ll"]], parsed.body[fields["ll"] :], len(data)
-    )
+    return Snapshot(parsed.sha256, head, parsed.body[: fields["ll"]], parsed.body[fields["ll"] :], len(data))
 
 
 def _info_of(head: SnapshotHead, kem: int, part: str) -> bytes:
     return _info(
-        {"r": head.repository, "c": head.compartment, "e": head.epoch, "w": head.writer, "q": head.sequence, "l": head.listing},
+        {
+            "r": head.repository,
+            "c": head.compartment,
+            "e": head.epoch,
+            "w": head.writer,
+            "q": head.sequence,
+            "l": head.listing,
+        },
         kem,
         part,
     )

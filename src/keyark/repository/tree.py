@@ -76,7 +76,9 @@ def segments(encoded: Sequence[bytes]) -> Iterator[bytes]:
     start, size = 0, 0
     for position, entry in enumerate(encoded):
         count = position - start
-        if count and (count >= SEGMENT_ENTRIES or size + len(entry) > _SEGMENT_BYTES or (count >= 512 and _is_border(entry))):
+        if count and (
+            count >= SEGMENT_ENTRIES or size + len(entry) > _SEGMENT_BYTES or (count >= 512 and _is_border(entry))
+        ):
             yield b"".join(encoded[start:position])
             start, size = position, 0
         size += len(entry)

@@ -36,6 +36,10 @@ class CompartmentKeys:
     id_key: Secret
     index_key: Secret
 
+    def pair(self) -> Secret:
+        """Both keys as they are wrapped: id key, then index key."""
+        return Secret(self.id_key.reveal() + self.index_key.reveal())
+
 
 class Unlocked:
     """The keys of one run."""
@@ -132,7 +136,9 @@ class Unlocked:
             place = listing_place(number)
             opened = self._open(place, recipient)
             if opened is None:
-                raise NoKeyError(f"the key at hand was never given listing key {number}; `key rotate` by an administrator")
+                raise NoKeyError(
+                    f"the key at hand was never given listing key {number}; `key rotate` by an administrator"
+                )
             key = PrivateKey(self.keyring.listing[number - 1].kem, opened[0])
             if key.public() != self.keyring.listing[number - 1]:
                 raise ForgedError(f"{place.name(recipient[0])}: holds another listing key")
@@ -175,7 +181,9 @@ class Unlocked:
             place = epoch_place(compartment, epoch)
             opened = self._open(place, self.slot)
             if opened is None:
-                raise NoKeyError(f"this key does not open epoch {epoch.hex()[:12]} of compartment {compartment.hex()[:12]}")
+                raise NoKeyError(
+                    f"this key does not open epoch {epoch.hex()[:12]} of compartment {compartment.hex()[:12]}"
+                )
             secret, wrap = opened
             if wrap.public is None or wrap.signer not in (None, writer):
                 raise ForgedError(f"{place.name(self.slot[0])}: was not made by the writer that uses it")

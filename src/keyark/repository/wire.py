@@ -86,7 +86,7 @@ class Parsed:
 
 def pack(value: Any) -> bytes:
     """MessagePack with the shortest encodings."""
-    return msgpack.packb(value, use_bin_type=True)
+    return bytes(msgpack.packb(value, use_bin_type=True))
 
 
 def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -163,7 +163,12 @@ def verify(parsed: Parsed, key: VerifyKey, repository: bytes, name: str) -> None
 
 
 def sign_object(
-    kind: ObjectType, suite: int, header: Mapping[str, Any], body: Sequence[Buffer], signer: SigningKey, repository: bytes
+    kind: ObjectType,
+    suite: int,
+    header: Mapping[str, Any],
+    body: Sequence[Buffer],
+    signer: SigningKey,
+    repository: bytes,
 ) -> tuple[list[Buffer], bytes]:
     """Build a signed object; return its parts, in order, and the SHA-256 that names it."""
     head = encode_head(kind, suite, signer.scheme, header)
@@ -171,7 +176,7 @@ def sign_object(
 
 
 def sign_parts(
-    kind: ObjectType, parts: list[Buffer], signer: SigningKey, repository: bytes
+    kind: ObjectType, parts: Sequence[Buffer], signer: SigningKey, repository: bytes
 ) -> tuple[list[Buffer], bytes]:
     """Append the signature over ``parts`` (head first); return all parts and the SHA-256 that names the object."""
     digest = hashlib.sha256()

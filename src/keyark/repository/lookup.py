@@ -1,0 +1,134 @@
+"""Which chunk lies where: index objects into the local cache, packs that no index names, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from keyark.errors import IntegrityError, ObjectNotFound
+from keyark.repository.cache import Cache, CachedPack
+from keyark.repository.index import IndexedPack, IndexObject, decode_index
+from keyark.repository.keyring import Keyring
+from keyark.repository.loading import writer_of
+from keyark.repository.names import pack_name, parse_name
+from keyark.repository.packlists import PackUse
+from keyark.repository.packs import BlockPlace
+from keyark.repository.reading import PackReader
+from keyark.repository.unlocked import Unlocked
+from keyark.repository.wire import ObjectType
+from keyark.storage.protocol import Storage
+
+_PARALLEL = 8
+_FOREIGN = b"foreign:"  # cache keys of packs that belong to other compartments
+
+Warn = Callable[[str], None]
+
+
+class Lookup:
+    """The chunk index of one repository, as far as the keys at hand open it."""
+
+    def __init__(self, storage: Storage, keyring: Keyring, keys: Unlocked, cache: Cache, warn: Warn) -> None:
+        self._storage = storage
+        self._keyring = keyring
+        self._keys = keys
+        self._warn = warn
+        self.cache = cache
+        self.reader = PackReader(storage, keyring, keys)
+        self.damaged: list[tuple[str, str]] = []
+
+    def load_index(self, name: str) -> IndexObject:
+        """Fetch and verify one index object."""
+        parsed = parse_name(name)
+        if parsed is None or parsed.type is not ObjectType.INDEX:
+            raise IntegrityError(f"{name}: not the name of an index object")
+        writer = writer_of(self._keyring, parsed, name)
+        return decode_index(self._storage.get(name), name, self._keyring.repository, writer.verify)
+
+    def sync(self, compartment: bytes) -> None:
+        """Take over index objects that are new. Damaged ones are named and left out: packs can be read without them."""
+        known = self.cache.known_indexes()
+        fresh = [info.name for info in self._storage.list(f"index/{compartment.hex()}/") if info.name not in known]
+        for name, loaded in _parallel(self._try_load, fresh):
+            if loaded is None:
+                continue
+            try:
+                keys = self._keys.compartment(compartment, loaded.generation)
+                self.cache.add_index(name, compartment, loaded.open(keys.index_key))
+            except IntegrityError as e:
+                self._note(name, str(e))
+
+    def _try_load(self, name: str) -> IndexObject | None:
+        try:
+            return self.load_index(name)
+        except ObjectNotFound:
+            return None
+        except IntegrityError as e:
+            self._note(name, str(e))
+            return None
+
+    def _note(self, name: str, what: str) -> None:
+        self.damaged.append((name, what))
+        self._warn(f"{what}; `keyark verify --repair-index` rebuilds the index")
+
+    def numbers(self) -> dict[bytes, int]:
+        """Local number of every known pack."""
+        return {pack.sha256: pack.num for pack in self.cache.packs()}
+
+    def ensure_packs(self, wanted: Iterable[bytes]) -> dict[bytes, CachedPack]:
+        """The cached facts of ``wanted`` packs; a pack that no index names is asked itself. Unreadable ones are left out."""
+        known = {pack.sha256: pack for pack in self.cache.packs()}
+        names = list(wanted)
+        missing = [sha256 for sha256 in names if sha256 not in known]
+        for sha256 in missing:
+            name = pack_name(sha256)
+            try:
+                head, blocks, size = self.reader.directory(name)
+            except (IntegrityError, ObjectNotFound):
+                continue
+            self.cache.add_index(None, head.compartment, [_indexed(sha256, head.kind, size, blocks)])
+        if missing:
+            known = {pack.sha256: pack for pack in self.cache.packs()}
+        return {sha256: known[sha256] for sha256 in names if sha256 in known}
+
+    def adopt(self, compartment: bytes, unknown: Iterable[bytes]) -> list[IndexedPack]:
+        """Packs of this compartment that no index names, left by a crash: verified as a whole and taken over."""
+        adopted = []
+        for sha256 in unknown:
+            key = _FOREIGN + sha256
+            if self.cache.folder(key) is not None:
+                continue
+            name = pack_name(sha256)
+            try:
+                if self.reader.head(name).compartment != compartment:
+                    self.cache.put_folders([(key, b"")])
+                    continue
+                data = self._storage.get(name)
+                head = self.reader.verified(name, sha256, data)
+                _, blocks, size = self.reader.directory(name, data)
+            except ObjectNotFound:
+                continue
+            except IntegrityError as e:
+                self._warn(f"ignored: {e}")
+                continue
+            pack = _indexed(sha256, head.kind, size, blocks)
+            self.cache.add_index(None, compartment, [pack])
+            adopted.append(pack)
+        return adopted
+
+    def restrict(self, uses: Sequence[PackUse]) -> dict[int, CachedPack]:
+        """The packs that a snapshot lists, by local number: the only ones through which its chunks resolve."""
+        return {pack.num: pack for pack in self.ensure_packs([use.sha256 for use in uses]).values()}
+
+
+def _indexed(sha256: bytes, kind: int, size: int, blocks: Sequence[BlockPlace]) -> IndexedPack:
+    # How many bytes the chunks have is sealed inside the blocks; the stored size stands in until the pack is rewritten.
+    return IndexedPack(sha256, kind, size, size, tuple(blocks))
+
+
+def _parallel(
+    function: Callable[[str], IndexObject | None], names: Sequence[str]
+) -> Iterable[tuple[str, IndexObject | None]]:
+    if len(names) <= 1:
+        return [(name, function(name)) for name in names]
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        return list(zip(names, pool.map(function, names), strict=True))

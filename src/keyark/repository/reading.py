@@ -1,0 +1,139 @@
+"""Reading packs: whole, with name and signature verified, or only the ranges that are needed.
+
+A range cannot be checked against the pack's signature; it does not need to be: AEAD under a key sealed to the epoch, and a
+chunk id that the signed snapshot's tree names, say more (docs/adr/0004).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keyark.crypto.signing import signature_length
+from keyark.crypto.suites import Aead
+from keyark.errors import DamagedError, ForgedError, ObjectNotFound
+from keyark.repository.cache import CachedPack
+from keyark.repository.chunkids import chunk_id_function
+from keyark.repository.keyring import Keyring
+from keyark.repository.names import pack_name
+from keyark.repository.packs import (
+    BlockPlace,
+    PackHead,
+    check_whole,
+    directory_range,
+    open_block,
+    parse_pack_head,
+    read_directory,
+)
+from keyark.repository.unlocked import Unlocked
+from keyark.storage.protocol import Storage
+
+_HEAD_GUESS = 4096  # bytes; a pack's header has about 1.3 KiB
+_TAIL_GUESS = 64 << 10  # bytes read from a pack's end when looking for its directory
+
+
+@dataclass(slots=True)
+class OpenPack:
+    """A pack whose data key is open."""
+
+    head: PackHead
+    aead: Aead
+    blocks: tuple[BlockPlace, ...]
+    fetch: Callable[[int, int], bytes]
+    chunk_id: Callable[[bytes | memoryview], bytes]
+
+    def block(self, number: int) -> list[memoryview]:
+        """Decrypt one block into its chunks; DamagedError names pack and block."""
+        if number >= len(self.blocks):
+            raise DamagedError(f"{self.head.name}: has no block {number}")
+        place = self.blocks[number]
+        sealed = self.fetch(place.offset, place.length)
+        return open_block(self.head, self.aead, number, place, sealed, last=number == len(self.blocks) - 1)
+
+    def chunk(self, chunks: list[memoryview], position: int, expected: bytes) -> memoryview:
+        """One chunk of a block, checked against its id."""
+        if position >= len(chunks):
+            raise DamagedError(f"{self.head.name}: a block holds fewer chunks than the index says")
+        if self.chunk_id(chunks[position]) != expected:
+            raise DamagedError(f"{self.head.name}: chunk {expected.hex()[:12]} is not what its id says")
+        return chunks[position]
+
+
+class PackReader:
+    """Opens packs with the keys of one run. Safe to use from several threads once a pack is open."""
+
+    def __init__(self, storage: Storage, keyring: Keyring, keys: Unlocked) -> None:
+        self._storage = storage
+        self._keyring = keyring
+        self._keys = keys
+        self.bytes_fetched = 0
+
+    def _get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        try:
+            data = self._storage.get(name, start, length)
+        except ObjectNotFound as e:
+            raise DamagedError(f"{name} is missing") from e
+        self.bytes_fetched += len(data)
+        return data
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a reader lives as long as one operation
+    def _id_function(self, compartment: bytes, generation: int, kind: int) -> Callable[[bytes | memoryview], bytes]:
+        keys = self._keys.compartment(compartment, generation)
+        return chunk_id_function(self._keyring.id_algorithm, keys.id_key, self._keyring.repository, compartment, kind)
+
+    def _open(self, head: PackHead, blocks: tuple[BlockPlace, ...], fetch: Callable[[int, int], bytes]) -> OpenPack:
+        private = self._keys.epoch(head.compartment, head.epoch, head.writer)
+        aead = head.open_key(self._keyring.repository, private)
+        return OpenPack(head, aead, blocks, fetch, self._id_function(head.compartment, head.generation, head.kind))
+
+    def _check_head(self, head: PackHead, pack: CachedPack) -> None:
+        writer = self._keyring.writers.get(head.writer)
+        if writer is None or writer.compartment != head.compartment:
+            raise ForgedError(f"{head.name}: its writer is not one of its compartment")
+        if head.compartment != pack.compartment or head.kind != pack.kind:
+            raise ForgedError(f"{head.name}: is of another compartment or kind than the index says")
+
+    def ranged(self, pack: CachedPack) -> OpenPack:
+        """Open a pack to read some of its blocks."""
+        name = pack_name(pack.sha256)
+        head = self.head(name)
+        self._check_head(head, pack)
+        return self._open(head, pack.blocks, lambda start, length: self._get(name, start, length))
+
+    def whole(self, pack: CachedPack) -> OpenPack:
+        """Read a pack as a whole; its name and its writer's signature are verified before anything is decrypted."""
+        name = pack_name(pack.sha256)
+        data = self._get(name)
+        head = self.verified(name, pack.sha256, data)
+        self._check_head(head, pack)
+        view = memoryview(data)
+        return self._open(head, pack.blocks, lambda start, length: bytes(view[start : start + length]))
+
+    def verified(self, name: str, sha256: bytes, data: bytes) -> PackHead:
+        """Check a whole pack's bytes: name, header, signature."""
+        head = parse_pack_head(data, name, self._keyring.repository)
+        writer = self._keyring.writers.get(head.writer)
+        if writer is None or writer.compartment != head.compartment:
+            raise ForgedError(f"{name}: its writer is not one of its compartment")
+        check_whole(data, name, sha256, self._keyring.repository, writer.verify)
+        return head
+
+    def head(self, name: str) -> PackHead:
+        """A pack's header, checked for form and repository only."""
+        return parse_pack_head(self._get(name, 0, _HEAD_GUESS), name, self._keyring.repository)
+
+    def directory(self, name: str, data: bytes | None = None) -> tuple[PackHead, tuple[BlockPlace, ...], int]:
+        """Header, directory and size of a pack, from its whole bytes or by ranges. Needs the index key, no content key."""
+        size = len(data) if data is not None else self._storage.stat(name).size
+
+        def fetch(start: int, length: int) -> bytes:
+            return self._get(name, start, length) if data is None else data[start : start + length]
+
+        head = parse_pack_head(fetch(0, _HEAD_GUESS), name, self._keyring.repository)
+        tail_start = max(0, size - _TAIL_GUESS - signature_length(head.head.scheme))
+        tail = fetch(tail_start, size - tail_start)
+        start, length = directory_range(size, head.head.scheme, tail, name)
+        sealed = tail[start - tail_start :][:length] if start >= tail_start else fetch(start, length)
+        keys = self._keys.compartment(head.compartment, head.generation)
+        return head, read_directory(head, sealed, keys.index_key, self._keyring.repository), size
