@@ -42,6 +42,6 @@ def chunk_id_function(
 
 
 def chunker_seed(id_key: Secret, repository: bytes, compartment: bytes) -> int:
-    """A 64-bit seed for the chunker's gear table, so that chunk boundaries differ between compartments."""
+    """A 63-bit seed for the chunker's gear table, so that chunk boundaries differ between compartments."""
     info = lp(b"keyark/v1") + lp(repository) + lp(compartment) + lp(b"chunker seed")
-    return int.from_bytes(hkdf(id_key.reveal(), salt=None, info=info, length=8), "big")
+    return int.from_bytes(hkdf(id_key.reveal(), salt=None, info=info, length=8), "big") >> 1

@@ -1,0 +1,189 @@
+"""The end of a backup: index, snapshot, and the look back before anything is reported as done (docs/format.md, section 12)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyark.errors import HistoryError, ObjectExists
+from keyark.repository.credentials import Credential
+from keyark.repository.epochs import Epoch
+from keyark.repository.history import Chain, Head, History
+from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
+from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
+from keyark.repository.packlists import PackUse, encode_pack_list, encode_rows, group
+from keyark.repository.places import write_private
+from keyark.repository.repository import Repository
+from keyark.repository.snapshots import Listed, SnapshotContent, SnapshotHead, encode_snapshot
+from keyark.repository.wire import ObjectType
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who writes, where, under which keys."""
+
+    writer: Credential
+    compartment: bytes
+    generation: int
+    epoch: Epoch
+
+
+def write_index(repository: Repository, identity: Identity, packs: Sequence[IndexedPack]) -> None:
+    """Store index objects over ``packs`` and take them into the local cache."""
+    batch: list[IndexedPack] = []
+    chunks = 0
+    for pack in packs:
+        batch.append(pack)
+        chunks += pack.chunk_count
+        if chunks >= MAX_CHUNKS:
+            _write_index_object(repository, identity, batch)
+            batch, chunks = [], 0
+    if batch:
+        _write_index_object(repository, identity, batch)
+
+
+def _write_index_object(repository: Repository, identity: Identity, packs: Sequence[IndexedPack]) -> None:
+    keys = repository.keys.compartment(identity.compartment, identity.generation)
+    parts, sha256 = encode_index(
+        packs,
+        repository.id,
+        identity.compartment,
+        identity.writer.id,
+        (keys.generation, keys.index_key),
+        identity.writer.signing,
+    )
+    name = index_name(identity.compartment, identity.writer.id, sha256)
+    repository.storage.put(name, parts)
+    repository.lookup.cache.add_index(name, identity.compartment, packs)
+
+
+def write_pack_lists(
+    repository: Repository, identity: Identity, uses: Sequence[PackUse], unusable: frozenset[bytes]
+) -> tuple[bytes, ...]:
+    """Store the pack lists that are not there yet; returns all of them, in order."""
+    cache = repository.lookup.cache
+    prefix = f"packlists/{identity.compartment.hex()}/"
+    present = {name.sha256 for info in repository.storage.list(prefix) if (name := parse_name(info.name)) is not None}
+    listing = (repository.keyring.listing_number, repository.keyring.listing[-1])
+    result = []
+    remembered: list[tuple[bytes, bytes]] = []
+    for rows in group(uses):
+        content = hashlib.sha256(identity.writer.id + bytes([listing[0] & 0xFF]) + encode_rows(rows)).digest()
+        known = cache.pack_list(content)
+        if known is not None and known in present and known not in unusable:
+            result.append(known)
+            continue
+        parts, sha256 = encode_pack_list(
+            rows, repository.id, identity.compartment, identity.writer.id, listing, identity.writer.signing
+        )
+        repository.storage.put(pack_list_name(identity.compartment, identity.writer.id, sha256), parts)
+        remembered.append((content, sha256))
+        result.append(sha256)
+    cache.put_pack_lists(remembered)
+    return tuple(result)
+
+
+def write_snapshot(
+    repository: Repository,
+    identity: Identity,
+    history: History,
+    pack_lists: tuple[bytes, ...],
+    facts: tuple[Listed, SnapshotContent],
+    replaces: bytes | None,
+) -> Head:
+    """Sign and store the snapshot; returns its number and id. Short: held under this machine's lock."""
+    chain: Chain = (identity.compartment, identity.writer.id)
+    with repository.state.locked():
+        previous = _own_head(repository, chain, history)
+        listed, content = facts
+        keyring = repository.keyring
+        heads = history.heads()
+        head = SnapshotHead(
+            repository=repository.id,
+            compartment=identity.compartment,
+            writer=identity.writer.id,
+            generation=identity.generation,
+            keyring=(keyring.generation, keyring.sha256),
+            sequence=1 if previous is None else previous[0] + 1,
+            previous=None if previous is None else previous[1],
+            others=tuple((c, w, number, item) for (c, w), (number, item) in sorted(heads.items()) if (c, w) != chain),
+            replaces=replaces if previous is not None and replaces == previous[1] else None,
+            listing=keyring.listing_number,
+            epoch=identity.epoch.id,
+            pack_lists=pack_lists,
+            listed_length=0,
+        )
+        parts, sha256 = encode_snapshot(
+            head, listed, content, keyring.listing[-1], identity.epoch.public, identity.writer.signing
+        )
+        name = snapshot_name(head.compartment, head.writer, head.sequence, sha256)
+        try:
+            repository.storage.put(name, parts)
+        except ObjectExists:  # an answer that was lost; the name is the content's hash
+            pass
+        repository.state.advance_pins((keyring.generation, keyring.sha256), {chain: (head.sequence, sha256)})
+        return head.sequence, sha256
+
+
+def _own_head(repository: Repository, chain: Chain, history: History) -> Head | None:
+    """The snapshot that the next one follows: the furthest of what the storage showed and what this machine wrote."""
+    shown = history.heads().get(chain)
+    pinned = repository.state.read_pins().heads.get(chain)
+    if pinned is None or (shown is not None and shown[0] > pinned[0]):
+        return shown
+    if shown is not None and shown[0] == pinned[0] and shown[1] != pinned[1] and not repository.accept_rollback:
+        raise HistoryError(
+            f"snapshot {shown[0]} of this writer is not the one this machine wrote; its credential is used elsewhere too"
+        )
+    return pinned
+
+
+def lost_objects(
+    repository: Repository, compartment: bytes, uses: Sequence[PackUse], lists: Sequence[bytes]
+) -> frozenset[bytes]:
+    """Packs and pack lists of a snapshot just written that a prune marked or deleted meanwhile.
+
+    The marks are read before the presence of objects: a sweep that began earlier shows in the marks, one that ended earlier
+    in the presence.
+    """
+    marks = repository.marks()
+    marked = marks.packs | marks.pack_lists
+    wanted = {use.sha256 for use in uses}
+    packs = present_packs(repository)
+    prefix = f"packlists/{compartment.hex()}/"
+    found = {name.sha256 for info in repository.storage.list(prefix) if (name := parse_name(info.name)) is not None}
+    lost = {item for item in wanted if item in marked or item not in packs}
+    return frozenset(lost | {item for item in lists if item in marked or item not in found})
+
+
+def present_packs(repository: Repository) -> dict[bytes, int]:
+    """All packs that the storage lists, with their sizes."""
+    result = {}
+    for info in repository.storage.list("packs/"):
+        name = parse_name(info.name)
+        if name is not None and name.type is ObjectType.PACK and name.sha256 is not None:
+            result[name.sha256] = info.size
+    return result
+
+
+def unique_name(repository: Repository, wanted: str | None, now_ns: int) -> str:
+    """``keys_backup_<local time>``, with ``_2`` and so on for further ones of this machine in the same second."""
+    if wanted is not None:
+        return wanted
+    base = time.strftime("keys_backup_%Y%m%d_%H%M%S", time.localtime(now_ns // 10**9))
+    path = os.path.join(repository.state.folder, "last_name.json")
+    with repository.state.locked():
+        count = 1
+        try:
+            with open(path, "rb") as file:
+                last = json.load(file)
+            if last["base"] == base:
+                count = int(last["count"]) + 1
+        except (OSError, ValueError, KeyError, TypeError):
+            count = 1  # only the look of a name rests on this file
+        write_private(path, json.dumps({"base": base, "count": count}).encode())
+    return base if count == 1 else f"{base}_{count}"

@@ -1,0 +1,89 @@
+"""What each folder looked like last time, so that unchanged files are not opened. Disposable; sealed, since it holds names."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from keyark.crypto.kdf import hkdf, lp
+from keyark.crypto.suites import Suite, seal, unseal
+from keyark.errors import DamagedError
+from keyark.repository.cache import Cache
+from keyark.repository.unlocked import CompartmentKeys
+
+_FLUSH = 500  # records written in one transaction
+
+# fingerprint, encoded node, chunk references: None, one id, or [[id, length], ...]
+Entry = tuple[bytes, bytes, Any]
+
+
+@dataclass(slots=True)
+class FolderRecord:
+    """One folder as it was: its files, its own tree segments, and which packs its files rest on (when that is known)."""
+
+    files: dict[bytes, Entry] = field(default_factory=dict)
+    segments: tuple[bytes, ...] = ()
+    packs: dict[int, int] | None = None
+
+
+class FilesCache:
+    """Folder records of one compartment and key generation, by path."""
+
+    def __init__(self, cache: Cache, keys: CompartmentKeys, repository: bytes, compartment: bytes) -> None:
+        self._cache = cache
+        self._repository = repository
+        self._compartment = compartment
+        info = lp(b"keyark/v1") + lp(repository) + lp(compartment)
+        self._seal_key = hkdf(keys.id_key.reveal(), salt=None, info=info + lp(b"files cache"), length=32)
+        self._name_key = hkdf(keys.id_key.reveal(), salt=None, info=info + lp(b"files cache names"), length=32)
+        self._pending: list[tuple[bytes, bytes]] = []
+
+    def _key(self, path: bytes) -> bytes:
+        return hmac.digest(self._name_key, path, hashlib.sha256)[:20]
+
+    def load(self, path: bytes) -> FolderRecord | None:
+        """The record of a folder; None when there is none or it cannot be used."""
+        key = self._key(path)
+        sealed = self._cache.folder(key)
+        if sealed is None:
+            return None
+        try:
+            plain = unseal(
+                Suite.AES_256_GCM,
+                self._seal_key,
+                sealed,
+                repository=self._repository,
+                compartment=self._compartment,
+                kind="files cache",
+                aad=key,
+            )
+            files, segments, packs = msgpack.unpackb(plain, raw=False, strict_map_key=False)
+            return FolderRecord({row[0]: (row[1], row[2], row[3]) for row in files}, tuple(segments), packs)
+        except (DamagedError, ValueError, msgpack.UnpackException):
+            return None
+
+    def store(self, path: bytes, record: FolderRecord) -> None:
+        """Remember a folder."""
+        key = self._key(path)
+        rows = [(name, *entry) for name, entry in record.files.items()]
+        sealed = seal(
+            Suite.AES_256_GCM,
+            self._seal_key,
+            msgpack.packb([rows, record.segments, record.packs], use_bin_type=True),
+            repository=self._repository,
+            compartment=self._compartment,
+            kind="files cache",
+            aad=key,
+        )
+        self._pending.append((key, sealed))
+        if len(self._pending) >= _FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        pending, self._pending = self._pending, []
+        if pending:
+            self._cache.put_folders(pending)

@@ -1,0 +1,132 @@
+"""What the file system says about an object beyond its bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+
+from keyark.repository import tree
+
+_KINDS = {
+    stat.S_IFREG: tree.FILE,
+    stat.S_IFDIR: tree.DIR,
+    stat.S_IFLNK: tree.SYMLINK,
+    stat.S_IFIFO: tree.FIFO,
+    stat.S_IFCHR: tree.CHAR,
+    stat.S_IFBLK: tree.BLOCK,
+}
+_NO_XATTRS = frozenset({errno.ENOTSUP, errno.ENODATA, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS})
+_FINGERPRINT = struct.Struct(">QQqqIIIQ")
+_CACHEDIR_TAG = b"CACHEDIR.TAG"
+_CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
+
+
+def kind_of(mode: int) -> int | None:
+    """The tree's kind for an ``st_mode``; None for sockets and what else cannot be backed up."""
+    return _KINDS.get(stat.S_IFMT(mode))
+
+
+def fingerprint(facts: os.stat_result) -> bytes:
+    """What must be equal for a file to count as unchanged. ctime covers owners, modes, ACLs and extended attributes."""
+    return _FINGERPRINT.pack(
+        facts.st_ino,
+        facts.st_size,
+        facts.st_mtime_ns,
+        facts.st_ctime_ns,
+        facts.st_mode,
+        facts.st_uid,
+        facts.st_gid,
+        facts.st_nlink,
+    )
+
+
+def same_file(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether nothing was written to a file between two looks at it."""
+    return (
+        before.st_ino == after.st_ino
+        and before.st_dev == after.st_dev
+        and before.st_size == after.st_size
+        and before.st_mtime_ns == after.st_mtime_ns
+        and before.st_ctime_ns == after.st_ctime_ns
+    )
+
+
+def xattrs(target: int | bytes) -> dict[bytes, bytes] | None:
+    """Extended attributes of a descriptor or (a link is not followed) of a path; POSIX ACLs are among them.
+
+    None when there are none, the file system has none, or we may not look.
+    """
+    follow = not isinstance(target, bytes)
+    try:
+        names = os.listxattr(target) if follow else os.listxattr(target, follow_symlinks=False)
+    except OSError as e:
+        if e.errno in _NO_XATTRS:
+            return None
+        raise
+    if not names:
+        return None
+    found = {}
+    for name in names:
+        try:
+            found[os.fsencode(name)] = os.getxattr(target, name, follow_symlinks=follow)
+        except OSError as e:
+            if e.errno not in _NO_XATTRS:
+                raise
+    return found or None
+
+
+def data_extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of the parts of a sparse file that hold data. A file system that cannot tell has one: everything."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            yield position, size
+            return
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        if start >= size or end <= start:
+            return
+        yield start, end
+        position = end
+
+
+def is_sparse(facts: os.stat_result) -> bool:
+    """Whether a file may have holes."""
+    return facts.st_blocks * 512 < facts.st_size
+
+
+def is_cache_folder(descriptor: int) -> bool:
+    """Whether a folder carries a valid CACHEDIR.TAG."""
+    try:
+        tag = os.open(_CACHEDIR_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    except OSError:
+        return False
+    try:
+        return os.read(tag, len(_CACHEDIR_SIGNATURE)) == _CACHEDIR_SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(tag)
+
+
+def is_cache_tag(name: bytes) -> bool:
+    return name == _CACHEDIR_TAG
+
+
+def show(path: bytes) -> str:
+    """A path for people: bytes that are not UTF-8, and control characters, escaped."""
+    text = path.decode("utf-8", "surrogateescape")
+    return "".join(
+        char
+        if char.isprintable()
+        else f"\\x{ord(char) - 0xDC00:02x}"
+        if 0xDC80 <= ord(char) <= 0xDCFF
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
