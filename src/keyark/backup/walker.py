@@ -138,14 +138,14 @@ class Walker:
             raise
 
     def _restrict(self, frame: Frame, sources: dict[bytes, Any] | None) -> None:
+        if not self._rules.force:
+            frame.known = self._cache.load(frame.path)
+            self._find_unchanged(frame)
         if sources is not None:
             frame.names = [entry for entry in frame.names if entry.name in sources]
             missing = sources.keys() - {entry.name for entry in frame.names}
             for name in sorted(missing):
                 self._tally.problem(os.path.join(frame.path, name), "does not exist")
-        elif not self._rules.force:
-            frame.known = self._cache.load(frame.path)
-            self._find_unchanged(frame)
 
     def _advance(self, frame: Frame, sources: dict[bytes, Any] | None) -> tuple[Frame, dict[bytes, Any] | None] | None:
         """Handle entries up to the next folder that is to be entered; None when the folder is done."""

@@ -1,0 +1,336 @@
+"""The restore operation (docs/format.md, section 13).
+
+1. the keyring, up to the root (done when the repository was opened);
+2. the snapshot's signature and its writer's standing (done when it was resolved);
+3. each pack: name and signature where it is read as a whole, header in any case;
+4. each block: AEAD;
+5. the tree, and each chunk's id;
+6. each file's size and SHA-256.
+
+Damage names the object and the files it touches; what is sound is restored, nothing damaged is left looking whole.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keyark.errors import IntegrityError, NotFoundError, UsageError
+from keyark.operation import Context, Progress
+from keyark.recovery.browse import entry_of
+from keyark.recovery.files import WantedFile, fill_large, fill_small
+from keyark.recovery.model import Entry, RestoreProblem, RestoreReport, RestoreRequest
+from keyark.recovery.patterns import Selection
+from keyark.recovery.reading import SnapshotReader
+from keyark.recovery.snapshots import resolve
+from keyark.recovery.target import Owners, TargetConflict, TargetTree
+from keyark.repository import tree
+from keyark.repository.repository import Repository
+from keyark.repository.tree import Node
+
+_BATCH_FILES = 4000  # small files filled together
+_BATCH_BYTES = 256 << 20
+
+
+def restore(repository: Repository, request: RestoreRequest, context: Context) -> RestoreReport:
+    """Restore a snapshot, or parts of it, below a target folder.
+
+    NotFoundError when nothing matches; UsageError when the target is not empty and ``overwrite`` does not say how. Objects that
+    could not be restored are in the report's problems.
+    """
+    context.recorder.before("restore", {"snapshot": request.snapshot, "dry_run": request.dry_run})
+    try:
+        report = _Restore(repository, request, context).run()
+    except BaseException as e:
+        context.recorder.after("restore", {}, e)
+        raise
+    context.recorder.after("restore", {"snapshot": report.snapshot_id, "problems": len(report.problems)}, None)
+    return report
+
+
+@dataclass(slots=True)
+class _Counts:
+    files: int = 0
+    skipped: int = 0
+    dirs: int = 0
+    others: int = 0
+    bytes_restored: int = 0
+    files_total: int = 0
+    bytes_total: int = 0
+    problems: list[RestoreProblem] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+
+
+class _Restore:
+    def __init__(self, repository: Repository, request: RestoreRequest, context: Context) -> None:
+        self.repository = repository
+        self.request = request
+        self.context = context
+        self.started = context.clock.monotonic()
+        self.counts = _Counts()
+        self.selection = Selection(request.include, request.exclude)
+        self.replace = request.overwrite is not None
+        self.links: dict[bytes, bytes] = {}  # hard-link group -> path of its first restored name
+        self.waiting: list[tuple[bytes, bytes]] = []  # further names of a group, made when the first is whole
+        self.restored: list[WantedFile] = []
+
+    def run(self) -> RestoreReport:
+        request = self.request
+        snapshot, info = resolve(self.repository, request.snapshot, request.at_ns, self.context)
+        content = self.repository.open_content(snapshot)
+        reader = SnapshotReader(self.repository, snapshot, content)
+        self.counts.files_total = int(info.summary.get("total_files_processed", 0)) if self.selection.everything else 0
+        self.counts.bytes_total = int(info.summary.get("total_bytes_processed", 0)) if self.selection.everything else 0
+        if request.dry_run:
+            self._dry_run(reader)
+        else:
+            target = TargetTree(request.target, Owners(content.users, content.groups))
+            try:
+                if request.overwrite is None and not target.empty:
+                    raise UsageError(
+                        f"the target {os.fsdecode(request.target)} is not empty; "
+                        "say --overwrite always, if-changed or never, or choose another"
+                    )
+                self._restore(reader, target)
+                if request.verify:
+                    self._verify(target)
+            finally:
+                target.close()
+        counts = self.counts
+        matched = (
+            counts.files + counts.skipped + counts.dirs + counts.others + len(counts.entries) + len(counts.problems)
+        )
+        if not self.selection.everything and not matched:
+            raise NotFoundError(
+                f"nothing in snapshot {snapshot.id.hex()[:8]} matches {', '.join(request.include)}; `keyark ls` shows what is there"
+            )
+        return RestoreReport(
+            snapshot_id=snapshot.id.hex(),
+            name=content.name,
+            target=request.target,
+            files_restored=counts.files,
+            files_skipped=counts.skipped,
+            dirs_restored=counts.dirs,
+            others_restored=counts.others,
+            bytes_restored=counts.bytes_restored,
+            bytes_fetched=reader.bytes_fetched,
+            total_duration=self.context.clock.monotonic() - self.started,
+            dry_run=request.dry_run,
+            verified=request.verify and not request.dry_run,
+            problems=tuple(counts.problems),
+            entries=tuple(counts.entries),
+        )
+
+    def _problem(self, path: bytes, what: str, *, integrity: bool) -> None:
+        self.counts.problems.append(RestoreProblem(path, what, integrity))
+
+    def _tick(self, path: bytes) -> None:
+        counts = self.counts
+        self.context.progress(
+            Progress(
+                "restore",
+                counts.files,
+                counts.files_total,
+                counts.bytes_restored,
+                counts.bytes_total,
+                os.fsdecode(path).encode("utf-8", "replace").decode(),
+            )
+        )
+
+    # -- dry run ---------------------------------------------------------------------------------------------------
+
+    def _dry_run(self, reader: SnapshotReader) -> None:
+        for path, node in reader.walk():
+            if isinstance(node, IntegrityError):
+                self._problem(path, str(node), integrity=True)
+            elif self.selection.wants(path, folder=node.kind == tree.DIR):
+                self.counts.entries.append(entry_of(path, node, reader.content))
+
+    # -- the real thing --------------------------------------------------------------------------------------------
+
+    def _restore(self, reader: SnapshotReader, target: TargetTree) -> None:
+        folders: list[tuple[bytes, Node]] = []  # made by us: their metadata is set last
+        ancestors: list[tuple[bytes, Node, bool]] = []  # path, node, made
+        small: list[WantedFile] = []
+        size = 0
+        refused: bytes | None = None
+        for path, node in reader.walk():
+            self.context.cancel.check()
+            if isinstance(node, IntegrityError):
+                self._problem(path, str(node), integrity=True)
+                continue
+            if refused is not None and path.startswith(refused + b"/"):
+                continue
+            refused = None
+            while ancestors and not path.startswith(ancestors[-1][0] + b"/"):
+                ancestors.pop()
+            folder = node.kind == tree.DIR
+            if folder and self.selection.excluded(path):
+                refused = path
+                continue
+            wanted = self.selection.wants(path, folder=folder)
+            if folder:
+                ancestors.append((path, node, False))
+            if not wanted:
+                continue
+            if not self._make_ancestors(target, ancestors, folders):
+                refused = ancestors[-1][0] if ancestors else None
+                continue
+            if folder:
+                self.counts.dirs += 1
+                continue
+            queued = self._entry(reader, target, path, node)
+            if queued is not None:
+                small.append(queued)
+                size += node.size
+                if len(small) >= _BATCH_FILES or size >= _BATCH_BYTES:
+                    self._fill(reader, target, small)
+                    small, size = [], 0
+        self._fill(reader, target, small)
+        self._make_links(target)
+        for path, node in reversed(folders):
+            self._guarded(path, lambda path=path, node=node: target.finish_folder(path, node))  # type: ignore[misc]
+
+    def _make_ancestors(
+        self, target: TargetTree, ancestors: list[tuple[bytes, Node, bool]], folders: list[tuple[bytes, Node]]
+    ) -> bool:
+        """Make the folders on the way that are not there yet."""
+        for index, (path, node, made) in enumerate(ancestors):
+            if made:
+                continue
+            try:
+                fresh = target.make_folder(path, replace=self.request.overwrite == "always")
+            except (OSError, TargetConflict) as e:
+                self._problem(path, _reason(e), integrity=False)
+                del ancestors[index + 1 :]
+                return False
+            if fresh or self.request.overwrite in ("always", "if-changed"):
+                folders.append((path, node))
+            ancestors[index] = (path, node, True)
+        return True
+
+    def _guarded(self, path: bytes, action: Callable[[], list[str] | None]) -> bool:
+        """Run one step of one object; what fails is a problem of that object."""
+        try:
+            for trouble in action() or ():
+                self._problem(path, trouble, integrity=False)
+        except (OSError, TargetConflict) as e:
+            self._problem(path, _reason(e), integrity=False)
+            return False
+        return True
+
+    def _keeps_existing(self, target: TargetTree, path: bytes, node: Node) -> bool:
+        """Whether the overwrite policy leaves what is in the target as it is."""
+        if not self.replace:
+            return False
+        facts = target.existing(path)
+        if facts is None:
+            return False
+        if self.request.overwrite == "never":
+            return True
+        return (
+            self.request.overwrite == "if-changed"
+            and node.kind == tree.FILE
+            and stat.S_ISREG(facts.st_mode)
+            and (facts.st_size, facts.st_mtime_ns) == (node.size, node.mtime_ns)
+        )
+
+    def _entry(self, reader: SnapshotReader, target: TargetTree, path: bytes, node: Node) -> WantedFile | None:
+        """Restore one object that is no folder; a small file is handed back to be filled with others."""
+        if self._keeps_existing(target, path, node):
+            self.counts.skipped += 1
+            return None
+        group = (node.extra or {}).get("l")
+        if group is not None:
+            if group in self.links:
+                self.waiting.append((path, group))
+                return None
+            self.links[group] = path
+        if node.kind != tree.FILE:
+            if self._guarded(path, lambda: target.make_special(path, node, replace=self.replace)):
+                self.counts.others += 1
+            return None
+        if isinstance(node.content, bytes):
+            return WantedFile(path, node)
+        self._large(reader, target, WantedFile(path, node))
+        return None
+
+    def _fill(self, reader: SnapshotReader, target: TargetTree, files: list[WantedFile]) -> None:
+        def filled(item: WantedFile, data: memoryview) -> None:
+            self.context.cancel.check()
+
+            def write() -> list[str]:
+                pending = target.begin(item.path)
+                try:
+                    pending.write(data, 0)
+                except BaseException:
+                    pending.discard()
+                    raise
+                return target.commit(pending, item.node, replace=self.replace)
+
+            if self._guarded(item.path, write):
+                self._done(item)
+
+        def failed(item: WantedFile, what: str) -> None:
+            self._problem(item.path, what, integrity=True)
+
+        if files:
+            fill_small(reader, files, filled, failed)
+
+    def _large(self, reader: SnapshotReader, target: TargetTree, item: WantedFile) -> None:
+        counts = self.counts
+        before = counts.bytes_restored
+
+        def advance(length: int) -> None:
+            self.context.cancel.check()
+            counts.bytes_restored += length
+            self._tick(item.path)
+
+        def write() -> list[str]:
+            pending = target.begin(item.path)
+            try:
+                fill_large(reader, item.node, pending, advance)
+            except BaseException:
+                pending.discard()
+                raise
+            return target.commit(pending, item.node, replace=self.replace)
+
+        try:
+            done = self._guarded(item.path, write)
+        except IntegrityError as e:
+            self._problem(item.path, str(e), integrity=True)
+            done = False
+        counts.bytes_restored = before
+        if done:
+            self._done(item)
+
+    def _done(self, item: WantedFile) -> None:
+        self.counts.files += 1
+        self.counts.bytes_restored += item.node.size
+        if self.request.verify:
+            self.restored.append(item)
+        self._tick(item.path)
+
+    def _make_links(self, target: TargetTree) -> None:
+        for path, group in self.waiting:
+            first = self.links[group]
+            if self._guarded(path, lambda path=path, first=first: target.make_link(path, first, replace=self.replace)):  # type: ignore[misc]
+                self.counts.files += 1
+
+    def _verify(self, target: TargetTree) -> None:
+        """Read every restored file back and compare."""
+        for item in self.restored:
+            self.context.cancel.check()
+            try:
+                digest, size = target.digest(item.path)
+            except (OSError, TargetConflict) as e:
+                self._problem(item.path, f"cannot be read back: {_reason(e)}", integrity=True)
+                continue
+            if size != item.node.size or (item.node.sha256 is not None and digest != item.node.sha256):
+                self._problem(item.path, "what was read back is not what was restored", integrity=True)
+
+
+def _reason(e: OSError | TargetConflict) -> str:
+    return (e.strerror or str(e)) if isinstance(e, OSError) else str(e)
