@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from keyark.errors import DamagedError, IntegrityError
 from keyark.repository.cache import PLACE_SHIFT, CachedPack
+from keyark.repository.lookup import Lookup
 from keyark.repository.reading import OpenPack
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot, SnapshotContent
@@ -29,11 +30,13 @@ class Place:
 class SnapshotReader:
     """One snapshot, opened for reading. Used from one thread, except `open_block`."""
 
-    def __init__(self, repository: Repository, snapshot: Snapshot, content: SnapshotContent) -> None:
+    def __init__(
+        self, repository: Repository, snapshot: Snapshot, content: SnapshotContent, lookup: Lookup | None = None
+    ) -> None:
         self.repository = repository
         self.snapshot = snapshot
         self.content = content
-        lookup = repository.lookup
+        lookup = lookup or repository.lookup
         lookup.sync(snapshot.head.compartment)
         self._lookup = lookup
         self._packs = lookup.restrict(repository.pack_uses(snapshot))
@@ -44,6 +47,10 @@ class SnapshotReader:
     @property
     def bytes_fetched(self) -> int:
         return self._lookup.reader.bytes_fetched
+
+    def lists(self, packs: frozenset[int]) -> bool:
+        """Whether the snapshot lists all of these packs (local numbers)."""
+        return packs <= self._usable
 
     def locate(self, ids: Sequence[bytes]) -> dict[bytes, Place]:
         """Where chunks lie; those that no listed pack holds are left out."""

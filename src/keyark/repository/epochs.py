@@ -64,6 +64,7 @@ def current_epoch(
             "public": public.data.hex(),
             "created_ns": clock.now_ns(),
             "slots": sorted(name.hex() for name in slots),
+            "generation": keyring.compartments[compartment].generation,
         },
     )
     return epoch
@@ -78,6 +79,8 @@ def _stored(state: RepositoryState, keyring: Keyring, writer: Credential, clock:
         age = clock.now_ns() - int(value["created_ns"])
         if value["slots"] != slots or value["kem"] != int(keyring.kem):
             return None
+        if value["generation"] != keyring.compartments[writer.compartment].generation:
+            return None  # keys were rotated
         public = PublicKey(Kem(value["kem"]), bytes.fromhex(value["public"]))
     except (KeyError, TypeError, ValueError):
         return None

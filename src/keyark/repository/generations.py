@@ -81,7 +81,12 @@ def _judge(storage: Storage, expected: bytes | None, pinned: PinnedKeyring) -> G
             f"{storage.location} holds keyrings of several repositories; say which one is yours with --repository-id"
         )
     (repository,) = repositories
-    return Generations(_chain(valid, pinned(repository), storage.location), tuple(rejected))
+    try:
+        return Generations(_chain(valid, pinned(repository), storage.location), tuple(rejected))
+    except HistoryError as e:
+        if not rejected:
+            raise
+        raise HistoryError(f"{e}; and {rejected[0][1]}") from e
 
 
 def _chain(valid: Mapping[int, Sequence[Keyring]], pinned: tuple[int, bytes] | None, where: str) -> tuple[Keyring, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keyark.repository.keyring import Keyring
-from keyark.repository.marks import Marks
+from keyark.repository.marks import Marks, Tombstone
 from keyark.repository.snapshots import Snapshot
 
 Chain = tuple[bytes, bytes]  # compartment, writer
@@ -33,6 +33,7 @@ class History:
     forgotten: tuple[Snapshot, ...]  # tombstoned, their objects not yet deleted
     alarms: tuple[Alarm, ...]
     replaced: frozenset[bytes] = frozenset()  # snapshots that a later one replaces because packs of theirs went away
+    buried: tuple[Tombstone, ...] = ()  # of every forgotten snapshot, also where its object is gone
 
     def heads(self) -> dict[Chain, Head]:
         """The newest snapshot of every chain, forgotten ones included."""
@@ -41,6 +42,10 @@ class History:
             chain = (snapshot.head.compartment, snapshot.head.writer)
             if chain not in result or result[chain][0] < snapshot.head.sequence:
                 result[chain] = (snapshot.head.sequence, snapshot.id)
+        for stone in self.buried:
+            chain = (stone.compartment, stone.writer)
+            if chain not in result or result[chain][0] < stone.sequence:
+                result[chain] = (stone.sequence, stone.snapshot)
         return result
 
 
@@ -60,7 +65,7 @@ def judge(
     alarms: list[Alarm] = []
     chains: dict[Chain, list[Snapshot]] = defaultdict(list)
     for snapshot in snapshots:
-        alarm = _standing(snapshot, keyrings, current)
+        alarm = None if snapshot.id in marks.tombstones else _standing(snapshot, keyrings, current)
         if alarm is not None:
             alarms.append(alarm)
         else:
@@ -80,7 +85,7 @@ def judge(
         for item in everything
         if item.head.replaces in by_id and item.head.replaces == item.head.previous
     )
-    return History(live, forgotten, tuple(alarms), replaced)
+    return History(live, forgotten, tuple(alarms), replaced, tuple(marks.tombstones.values()))
 
 
 def _standing(snapshot: Snapshot, keyrings: Mapping[bytes, Keyring], current: Keyring) -> Alarm | None:
@@ -126,8 +131,9 @@ def _judge_chain(
         if not known.get(number):
             alarms.append(Alarm(folder, f"{folder}: snapshot {number} is missing without a tombstone"))
     for number, ids in sorted(known.items()):
-        if len(ids) > 1:
-            listed = ", ".join(sorted(item.hex()[:8] for item in ids))
+        standing = ids - stones.get(number, set())
+        if len(standing) > 1:
+            listed = ", ".join(sorted(item.hex()[:8] for item in standing))
             alarms.append(
                 Alarm(
                     folder, f"{folder}: several snapshots claim number {number} ({listed}); the credential was cloned"
@@ -167,3 +173,34 @@ def _seen_by_others(
                 f"{snapshot.id.hex()[:8]} saw it",
             )
     return list(alarms.values())
+
+
+def missing(history: History, pinned: Mapping[Chain, Head]) -> list[Tombstone]:
+    """Tombstones that would explain every gap: for an administrator who accepts that snapshots are lost.
+
+    Ids come from whatever still names them: the snapshot that follows, another writer's, or this machine's memory.
+    """
+    known: dict[Chain, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
+    for item in (*history.live, *history.forgotten):
+        known[item.head.compartment, item.head.writer][item.head.sequence].add(item.id)
+    for stone in history.buried:
+        known[stone.compartment, stone.writer][stone.sequence].add(stone.snapshot)
+    wanted: dict[tuple[Chain, int, bytes], None] = {}
+    for item in (*history.live, *history.forgotten):
+        chain = (item.head.compartment, item.head.writer)
+        if item.head.previous is not None:
+            wanted[chain, item.head.sequence - 1, item.head.previous] = None
+        for compartment, writer, number, seen in item.head.others:
+            wanted[(compartment, writer), number, seen] = None
+    for chain, (number, seen) in pinned.items():
+        wanted[chain, number, seen] = None
+    lost = {key: None for key in wanted if key[2] not in known[key[0]][key[1]]}
+    result = [Tombstone(chain[0], chain[1], number, seen) for chain, number, seen in lost]
+    for stone in result:
+        known[stone.compartment, stone.writer][stone.sequence].add(stone.snapshot)
+    for chain, numbers in known.items():
+        highest = max((number for number, ids in numbers.items() if ids), default=0)
+        for number in range(1, highest + 1):
+            if not numbers.get(number):
+                result.append(Tombstone(chain[0], chain[1], number, bytes(32)))
+    return result

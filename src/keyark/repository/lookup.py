@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from keyark.errors import IntegrityError, ObjectNotFound
+from keyark.errors import IntegrityError, NoKeyError, ObjectNotFound
 from keyark.repository.cache import Cache, CachedPack
 from keyark.repository.index import IndexedPack, IndexObject, decode_index
 from keyark.repository.keyring import Keyring
@@ -56,6 +56,8 @@ class Lookup:
                 self.cache.add_index(name, compartment, loaded.open(keys.index_key))
             except IntegrityError as e:
                 self._note(name, str(e))
+            except NoKeyError:
+                continue  # of an older key generation that this credential was never given
 
     def _try_load(self, name: str) -> IndexObject | None:
         try:
@@ -104,6 +106,8 @@ class Lookup:
                     continue
                 data = self._storage.get(name)
                 head = self.reader.verified(name, sha256, data)
+                if self._keyring.writers[head.writer].revoked is not None:
+                    continue
                 _, blocks, size = self.reader.directory(name, data)
             except ObjectNotFound:
                 continue

@@ -103,9 +103,11 @@ class PackReader:
 
     def whole(self, pack: CachedPack) -> OpenPack:
         """Read a pack as a whole; its name and its writer's signature are verified before anything is decrypted."""
-        name = pack_name(pack.sha256)
-        data = self._get(name)
-        head = self.verified(name, pack.sha256, data)
+        return self.opened(pack, self._get(pack_name(pack.sha256)))
+
+    def opened(self, pack: CachedPack, data: bytes) -> OpenPack:
+        """As `whole`, over bytes already read."""
+        head = self.verified(pack_name(pack.sha256), pack.sha256, data)
         self._check_head(head, pack)
         view = memoryview(data)
         return self._open(head, pack.blocks, lambda start, length: bytes(view[start : start + length]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 
 from keyark.errors import DamagedError, HistoryError, NoKeyError, ObjectNotFound
@@ -123,7 +124,7 @@ class Repository:
         pinned = Pins() if self.accept_rollback else self.state.read_pins()
         history = judge(snapshots, marks, self.generations.by_hash(), self.keyring, pinned.heads)
         bad = tuple(Alarm(name, what) for name, what in rejected)
-        return History(history.live, history.forgotten, bad + history.alarms, history.replaced)
+        return replace(history, alarms=bad + history.alarms)
 
     def history(self, what: str, marks: Marks | None = None) -> History:
         """The judged history, for an operation that relies on it.

@@ -61,7 +61,7 @@ class Unlocked:
         self._root: SigningKey | None = None
         self._listing: dict[int, PrivateKey] = {}
         self._compartments: dict[tuple[bytes, int], CompartmentKeys] = {}
-        self._epochs: dict[tuple[bytes, bytes], PrivateKey] = {}
+        self._epochs: dict[tuple[bytes, bytes], tuple[PrivateKey, bytes | None]] = {}
 
     # -- what may be done ------------------------------------------------------------------------------------------
 
@@ -172,8 +172,20 @@ class Unlocked:
         raise NoKeyError(f"the key at hand does not open compartment {compartment.hex()[:12]}, keys {generation}")
 
     def epoch(self, compartment: bytes, epoch: bytes, writer: bytes) -> PrivateKey:
-        """The private key of an epoch; only a slot opens it. The epoch must have been made by ``writer``, or re-wrapped
-        by the root."""
+        """The private key of an epoch; only a slot opens it.
+
+        ForgedError unless the epoch was made by ``writer``, or sealed anew by the root.
+        """
+        private, signer = self._epoch(compartment, epoch)
+        if signer not in (None, writer):
+            raise ForgedError(f"epoch {epoch.hex()[:12]}: was not made by the writer that uses it")
+        return private
+
+    def any_epoch(self, compartment: bytes, epoch: bytes) -> PrivateKey:
+        """The private key of an epoch, whoever of the compartment's writers made it; for sealing it to further slots."""
+        return self._epoch(compartment, epoch)[0]
+
+    def _epoch(self, compartment: bytes, epoch: bytes) -> tuple[PrivateKey, bytes | None]:
         key = (compartment, epoch)
         if key not in self._epochs:
             if self.slot is None:
@@ -185,12 +197,12 @@ class Unlocked:
                     f"this key does not open epoch {epoch.hex()[:12]} of compartment {compartment.hex()[:12]}"
                 )
             secret, wrap = opened
-            if wrap.public is None or wrap.signer not in (None, writer):
-                raise ForgedError(f"{place.name(self.slot[0])}: was not made by the writer that uses it")
+            if wrap.public is None:
+                raise ForgedError(f"{place.name(self.slot[0])}: names no public key")
             private = PrivateKey(Kem(wrap.public.kem), secret)
             if private.public() != wrap.public or epoch_id(wrap.public) != epoch:
                 raise ForgedError(f"{place.name(self.slot[0])}: holds another key than its epoch says")
-            self._epochs[key] = private
+            self._epochs[key] = (private, wrap.signer)
         return self._epochs[key]
 
     def label(self, sealed: bytes) -> str | None:

@@ -62,6 +62,7 @@ class ForgetRequest:
     dry_run: bool = False
     prune: bool = False
     accept_rate: bool = False
+    acknowledge_loss: bool = False  # write tombstones for snapshots that are missing without one
 
 
 @dataclass(frozen=True, slots=True)
