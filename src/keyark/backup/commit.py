@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -121,10 +122,8 @@ def write_snapshot(
             head, listed, content, keyring.listing[-1], identity.epoch.public, identity.writer.signing
         )
         name = snapshot_name(head.compartment, head.writer, head.sequence, sha256)
-        try:
+        with contextlib.suppress(ObjectExists):  # an answer that was lost; the name is the content's hash
             repository.storage.put(name, parts)
-        except ObjectExists:  # an answer that was lost; the name is the content's hash
-            pass
         repository.state.advance_pins((keyring.generation, keyring.sha256), {chain: (head.sequence, sha256)})
         return head.sequence, sha256
 

@@ -66,7 +66,7 @@ class ContentReader:
             data = os.read(descriptor, facts.st_size + 1)
             if len(data) == facts.st_size:
                 return self.whole(data, group)
-            if len(data) < WHOLE and not (rest := os.read(descriptor, WHOLE)):
+            if len(data) < WHOLE and not os.read(descriptor, 1):
                 return self.whole(data, group)
             os.lseek(descriptor, 0, os.SEEK_SET)  # it is growing: stream it
         state = _Stream(self._start_hash())

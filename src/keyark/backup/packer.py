@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -109,10 +110,8 @@ class Packer:
     def _upload(self, pack: SealedPack) -> None:
         try:
             if self._error is None:
-                try:
+                with contextlib.suppress(ObjectExists):  # its name is its hash: an earlier attempt, its answer lost
                     self._storage.put(pack.name, pack.parts)
-                except ObjectExists:  # its name is its hash: an earlier attempt whose answer was lost
-                    pass
                 with self._lock:
                     self._stored.append(StoredPack(indexed(pack), pack.size))
         except BaseException as e:  # noqa: BLE001 - handed to the caller's thread

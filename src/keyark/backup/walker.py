@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyark.backup.contents import Contents, ContentReader
+from keyark.backup.contents import ContentReader, Contents
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import Entry, FilesCache, FolderRecord
 from keyark.backup.metadata import fingerprint, is_cache_folder, is_cache_tag, kind_of, same_file, xattrs

@@ -181,7 +181,7 @@ def age_decrypt(identity: AgeIdentity, data: bytes) -> bytes:
 
 
 def _open_hybrid(identity: AgeIdentity, data: bytes, match: re.Match[bytes]) -> Iterator[bytes]:
-    private = identity._hybrid()  # noqa: SLF001 - same module
+    private = identity._hybrid()
     encapsulated, body = _decoded(match[1]), _decoded(match[2])
     if len(encapsulated) != _ENCAPSULATED:
         raise DamagedError("the age file is damaged")

@@ -25,7 +25,7 @@ _TEMPORARY = b".keyark-"
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 
 
-class TargetConflict(Exception):  # noqa: N818 - not an error of the program, but of one object in the target
+class TargetConflict(Exception):
     """Something in the target is in the way of one object."""
 
 

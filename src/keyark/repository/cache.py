@@ -164,7 +164,8 @@ class Cache:
         for start in range(0, len(ids), _BATCH):
             batch = ids[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
-            for chunk, pack, place in self._execute(f"SELECT id, pack, place FROM chunks WHERE id IN ({marks})", batch):
+            sql = f"SELECT id, pack, place FROM chunks WHERE id IN ({marks})"  # noqa: S608 - question marks only
+            for chunk, pack, place in self._execute(sql, batch):
                 if pack in usable:
                     found[chunk] = (pack, place)
         return found

@@ -106,7 +106,7 @@ def decompress(codec: int, data: bytes, length: int, what: str) -> bytes:
             result = _decompress(Codec(codec), data, length)
         except ValueError as e:
             raise DamagedError(f"{what}: codec {codec} is unknown to this version of Keyark") from e
-        except Exception as e:  # noqa: BLE001 - each codec raises errors of its own, all mean the same here
+        except Exception as e:
             raise DamagedError(f"{what}: cannot be decompressed ({e})") from e
     if len(result) != length:
         raise DamagedError(f"{what}: decompresses to {len(result)} bytes instead of {length}")

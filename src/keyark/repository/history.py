@@ -127,9 +127,11 @@ def _judge_chain(
                 "tombstone; the repository went back or was replaced",
             )
         )
-    for number in range(1, newest + 1):
-        if not known.get(number):
-            alarms.append(Alarm(folder, f"{folder}: snapshot {number} is missing without a tombstone"))
+    alarms += [
+        Alarm(folder, f"{folder}: snapshot {number} is missing without a tombstone")
+        for number in range(1, newest + 1)
+        if not known.get(number)
+    ]
     for number, ids in sorted(known.items()):
         standing = ids - stones.get(number, set())
         if len(standing) > 1:
@@ -200,7 +202,6 @@ def missing(history: History, pinned: Mapping[Chain, Head]) -> list[Tombstone]:
         known[stone.compartment, stone.writer][stone.sequence].add(stone.snapshot)
     for chain, numbers in known.items():
         highest = max((number for number, ids in numbers.items() if ids), default=0)
-        for number in range(1, highest + 1):
-            if not numbers.get(number):
-                result.append(Tombstone(chain[0], chain[1], number, bytes(32)))
+        empty = [number for number in range(1, highest + 1) if not numbers.get(number)]
+        result += [Tombstone(chain[0], chain[1], number, bytes(32)) for number in empty]
     return result

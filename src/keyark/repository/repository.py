@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import TracebackType
+from typing import Self
 
 from keyark.errors import DamagedError, HistoryError, NoKeyError, ObjectNotFound
 from keyark.operation import Context
@@ -84,7 +85,7 @@ class Repository:
     def writer(self) -> Credential | None:
         return self.keys.writer
 
-    def __enter__(self) -> Repository:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -176,11 +176,11 @@ class _Prune:
             name = parse_name(info.name)
             if name is not None and self._dead_index(name, present):
                 doomed.append(info.name)
-        for mark in self.repository.marks().objects:
-            if mark.kind in (mark_objects.MARK, mark_objects.INTENT) and not any(
-                row[1] in present for row in mark.rows
-            ):
-                doomed.append(mark.name)
+        doomed += [
+            mark.name
+            for mark in self.repository.marks().objects
+            if mark.kind in (mark_objects.MARK, mark_objects.INTENT) and not any(row[1] in present for row in mark.rows)
+        ]
         count = 0
         for dead in doomed:
             with contextlib.suppress(ObjectNotFound):

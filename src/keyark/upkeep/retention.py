@@ -7,6 +7,7 @@ never later than the first look at the snapshot, never earlier than the look bef
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,7 @@ def check_abuse(candidates: Sequence[Candidate], now_ns: int, last_look_ns: int 
         new = sum(item.first_seen_ns is None for item in items)
         if len(seen) < _RATE_HISTORY:
             continue
-        intervals = sorted(max(later - earlier, _SECOND) for earlier, later in zip(seen, seen[1:], strict=False))
+        intervals = sorted(max(later - earlier, _SECOND) for earlier, later in itertools.pairwise(seen))
         usual = intervals[len(intervals) // 2]
         allowed = _RATE_FLOOR + _RATE_FACTOR * (now_ns - last_look_ns) / usual
         if new > allowed:

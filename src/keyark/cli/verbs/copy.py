@@ -1,0 +1,33 @@
+"""keyark copy"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from keyark.cli.command import examples, new_app, session_of
+from keyark.cli.render import human_size, plural
+from keyark.storage.location import open_storage
+from keyark.upkeep.copy import copy as run_copy
+
+app = new_app()
+
+
+@app.command(epilog=examples("keyark -r /backups --credential operator.credential copy /mnt/second"))
+def copy(
+    context: typer.Context,
+    destination: Annotated[str, typer.Argument(metavar="LOCATION", help="where to; made when it is not there")],
+) -> int:
+    """Replicate the repository to another place, without opening anything."""
+    session = session_of(context)
+    with session.open() as repository:
+        report = run_copy(repository, open_storage(destination, create=True), session.context)
+    if session.output.as_json:
+        session.output.json({"message_type": "summary", **dataclasses.asdict(report)})
+    else:
+        session.output.print(
+            f"{plural(report.objects, 'object')} copied, {human_size(report.bytes)}; {report.skipped:,} there already"
+        )
+    return 0

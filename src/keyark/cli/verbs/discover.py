@@ -1,0 +1,57 @@
+"""keyark discover"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from keyark import views
+from keyark.backup.metadata import show
+from keyark.cli.command import examples, new_app, session_of
+from keyark.cli.render import plural
+from keyark.keykinds.discover import DiscoverRequest
+from keyark.keykinds.discover import discover as run_discover
+
+app = new_app()
+
+
+@app.command(epilog=examples("keyark discover /etc /home"))
+def discover(
+    context: typer.Context,
+    roots: Annotated[
+        list[str] | None, typer.Argument(metavar="[FOLDER...]", help="where to look; the usual places by default")
+    ] = None,
+) -> int:
+    """Find key material on this host, by path and by content."""
+    session = session_of(context)
+    wanted = tuple(os.fsencode(os.path.abspath(root)) for root in roots or ())
+    report = run_discover(DiscoverRequest(wanted), session.context)
+    out = session.output
+    if out.as_json:
+        out.json(
+            {
+                "found": [
+                    {
+                        "path": views.path_text(item.path),
+                        "kind": item.kind.name,
+                        "title": item.kind.title,
+                        "exposed": item.exposed,
+                    }
+                    for item in report.found
+                ],
+                "files_seen": report.files_seen,
+                "unreadable": report.unreadable,
+            }
+        )
+        return 0
+    if report.found:
+        out.table(
+            ("Kind", "Path", ""),
+            [(item.kind.title, show(item.path), "others can read it" if item.exposed else "") for item in report.found],
+        )
+    out.print(f"{plural(len(report.found), 'key file')} found among {plural(report.files_seen, 'file')}")
+    if report.unreadable:
+        out.warn(f"{plural(report.unreadable, 'folder or file')} could not be read; run as root to see all")
+    return 0
