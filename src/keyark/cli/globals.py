@@ -43,51 +43,13 @@ _ENVIRONMENT = {
     "cache_dir": "KEYARK_CACHE_DIR",
 }
 # Options of verbs that take a value: what follows them is theirs, whatever it looks like.
-VERB_VALUES = frozenset(
-    [
-        "--tag",
-        "--exclude",
-        "-e",
-        "--exclude-file",
-        "--stdin-name",
-        "--compression",
-        "--suite",
-        "--name",
-        "--host",
-        "--path",
-        "--last",
-        "--target",
-        "-t",
-        "--include",
-        "-i",
-        "--at",
-        "--overwrite",
-        "--read-data-subset",
-        "--keep-last",
-        "--keep-hourly",
-        "--keep-daily",
-        "--keep-weekly",
-        "--keep-monthly",
-        "--keep-yearly",
-        "--keep-within",
-        "--retention-days",
-        "--max-backups",
-        "--grace-hours",
-        "--output",
-        "-o",
-        "--new-password-file",
-        "--new-key-file",
-        "--new-recipient",
-        "--recovery-recipient",
-        "--recovery-passphrase-file",
-        "--key-derivation",
-        "--iterations",
-        "--label",
-        "--compartment",
-        "--profile",
-        "--test-enc",
-    ]
-)
+_VALUES = """
+--tag --exclude -e --exclude-file --stdin-name --compression --suite --name --host --path --last --target -t --include -i --at
+--overwrite --read-data-subset --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
+--retention-days --max-backups --grace-hours --output -o --new-password-file --new-key-file --new-recipient
+--recovery-recipient --recovery-passphrase-file --key-derivation --iterations --label --compartment --profile --test-enc
+"""
+VERB_VALUES = frozenset(_VALUES.split())
 
 HELP = """\
 Options for every verb (before or after it):

@@ -79,7 +79,8 @@ def render(out: Output, report: VerifyReport) -> None:
         out.say("the index was rebuilt from the packs")
     data = f", {plural(report.packs_read, 'pack')} read ({human_size(report.bytes_read)})" if report.packs_read else ""
     files = f", {plural(report.files_checked, 'file')}" if report.files_checked else ""
-    checked = f"{plural(report.snapshots, 'snapshot')}, {plural(report.packs, 'pack')}{files}{data} in {duration(report.total_duration)}"
+    counted = f"{plural(report.snapshots, 'snapshot')}, {plural(report.packs, 'pack')}"
+    checked = f"{counted}{files}{data} in {duration(report.total_duration)}"
     if report.sound:
         import sys
 
