@@ -137,6 +137,8 @@ class BackupManager:
             log.error("backup failed: %s", e)
             raise
         log.info("backup %s done: %d files", outcome.report.name, outcome.report.total_files_processed)
+        if outcome.init is not None:
+            self._context.warn(f"copy {self._manager.key_path} off this machine: without it nothing can be restored")
         if outcome.verified is not None and not outcome.verified.sound:
             bad = next(item for item in outcome.verified.findings if item.fatal)
             raise DamagedError(f"the backup {outcome.report.name} was stored, but verification failed: {bad.what}")

@@ -104,21 +104,26 @@ class Manager:
 
     def open(self, context: Context) -> Repository:
         """Open the repository. RepositoryNotFound when there is none yet."""
-        self._check_backends(context)
+        self._check_backends()
         return open_repository(open_storage(self.location), self.credentials(context), self.places, context)
 
-    def _check_backends(self, context: Context) -> None:
+    def _check_backends(self, context: Context | None = None) -> None:
+        """Refuse backends that do not work here; with a context, say that the example's s3 is not used."""
         storage = self.config.storage
         others = [backend for backend in storage.backends if backend != "local"]
         if not others and "local" in storage.backends:
             return
         if is_shipped_example(storage):
-            context.warn('storage.backends names "s3", for which nothing is configured; using the local folder alone')
+            if context is not None:
+                context.warn(
+                    'storage.backends names "s3", for which nothing is configured; using the local folder alone'
+                )
             return
         raise UsageError(f"this version has local storage only; take {', '.join(others)} out of storage.backends")
 
     def open_or_create(self, context: Context) -> tuple[Repository, InitReport | None]:
         """Open the repository; the first time, make key and repository. Two first uses at once end in one repository."""
+        self._check_backends(context)
         os.makedirs(os.path.join(self.folder, ".keyark"), mode=0o700, exist_ok=True)
         lock = os.open(os.path.join(self.folder, ".keyark", "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -98,7 +98,7 @@ def summary(out: Output, report: BackupReport) -> None:
         return
     out.print(f"snapshot {report.snapshot_id[:8]}  {report.name}")
     counts = f"{report.files_new:,} new, {report.files_changed:,} changed, {report.files_unmodified:,} unmodified"
-    out.say(f"  files  {total}: {counts}, in {duration(report.total_duration)}")
+    out.say(f"  read   {total}: {counts}, in {duration(report.total_duration)}")
     out.say(f"  added  {human_size(report.data_added)}, stored as {human_size(report.data_added_packed)}")
     if report.problems:
         objects = plural(len(report.problems), "object")
