@@ -80,25 +80,36 @@ class TargetTree:
 
     def _folder(self, path: bytes) -> int:
         """A descriptor of the folder for a snapshot path, each step opened without following links."""
-        if path in (b"", b"/"):
-            return self._root
+        todo = []
+        while path not in (b"", b"/") and path not in self._open:
+            path, _, name = path.rpartition(b"/")
+            todo.append(name)
         if path in self._open:
             self._open.move_to_end(path)
-            return self._open[path]
-        parent, _, name = path.rpartition(b"/")
+        descriptor = self._open[path] if path in self._open else self._root
+        while todo:
+            name = todo.pop()
+            descriptor = self._step(descriptor, name)
+            path = path.rstrip(b"/") + b"/" + name
+            self._keep(path, descriptor)
+        return descriptor
+
+    def _step(self, parent: int, name: bytes) -> int:
         if not valid_name(name):
             raise TargetConflict(f"the name {name!r} is impossible")
         try:
-            descriptor = os.open(name, _FOLDER, dir_fd=self._folder(parent))
+            return os.open(name, _FOLDER, dir_fd=parent)
         except OSError as e:
             if e.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise TargetConflict("something that is no folder is in its way in the target") from e
             raise
+
+    def _keep(self, path: bytes, descriptor: int) -> None:
+        """Keep a descriptor for later; the one opened longest ago makes room, and is never the one just used."""
         while len(self._open) >= _OPEN_FOLDERS:
             _, old = self._open.popitem(last=False)
             os.close(old)
         self._open[path] = descriptor
-        return descriptor
 
     def _split(self, path: bytes) -> tuple[int, bytes]:
         parent, _, name = path.rpartition(b"/")
