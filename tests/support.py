@@ -113,7 +113,13 @@ class Sandbox:
             return backup(repository, request, self.context)
 
     def restore(
-        self, snapshot: str | None, target: Path, *, machine: str = "machine", storage: Storage | None = None, **options: object
+        self,
+        snapshot: str | None,
+        target: Path,
+        *,
+        machine: str = "machine",
+        storage: Storage | None = None,
+        **options: object,
     ) -> RestoreReport:
         accept = bool(options.pop("accept_rollback", False))
         with self.open(machine=machine, storage=storage, accept_rollback=accept) as repository:
@@ -180,7 +186,9 @@ def picture(folder: Path) -> dict[bytes, tuple[object, ...]]:
     return result
 
 
-def keyark(*arguments: str, home: Path, stdin: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def keyark(
+    *arguments: str, home: Path, stdin: bytes | None = None, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """Run the command line in a process of its own, with an empty environment."""
     return subprocess.run(
         [sys.executable, "-m", "keyark.cli.main", *arguments],

@@ -129,9 +129,9 @@ def test_a_sparse_file_of_20_gb_stays_sparse_in_bounded_memory(ready: Sandbox, t
         file.truncate(20 << 30)
     with (source / "hole.img").open("wb") as file:
         file.truncate(1 << 20)
-    script = (
-        "import resource, sys; from keyark.cli.main import main; code = main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    script = (  # VmHWM, since ru_maxrss is inherited from the process that started this one
+        "import sys; from keyark.cli.main import main; code = main(sys.argv[1:]);"
+        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1], file=sys.stderr); sys.exit(code)"
     )
     environment = {**os.environ, "KEYARK_STATE_DIR": ready.places.state_dir, "KEYARK_CACHE_DIR": ready.places.cache_dir}
     done = subprocess.run(
@@ -141,7 +141,7 @@ def test_a_sparse_file_of_20_gb_stays_sparse_in_bounded_memory(ready: Sandbox, t
         env=environment,
         text=True,
     )
-    assert int(done.stderr.split()[-1]) < 300 << 10  # KiB
+    assert int(done.stderr.split()[-1]) < 200 << 10  # KiB
     restored = ready.restore("latest", ready.base / "target")
     assert restored.problems == ()
     back = below(ready.base / "target", source)
@@ -182,7 +182,9 @@ def test_owners_attributes_acls_and_devices_come_back(ready: Sandbox, tmp_path: 
 
 
 @pytest.mark.root
-def test_owners_come_back_by_name_before_number(ready: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owners_come_back_by_name_before_number(
+    ready: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = fill(tmp_path / "source", {"file": b"1"})
     os.chown(source / "file", 2, 2)  # bin on every Debian
     ready.backup(source)
@@ -192,7 +194,9 @@ def test_owners_come_back_by_name_before_number(ready: Sandbox, tmp_path: Path, 
 
     def moved(name: str) -> pwd.struct_passwd:
         entry = real(name)
-        return pwd.struct_passwd((*entry[:2], 4242, *entry[3:])) if name == entry.pw_name and entry.pw_uid == 2 else entry
+        return (
+            pwd.struct_passwd((*entry[:2], 4242, *entry[3:])) if name == entry.pw_name and entry.pw_uid == 2 else entry
+        )
 
     monkeypatch.setattr(pwd, "getpwnam", moved)
     ready.restore("latest", ready.base / "target")
@@ -208,7 +212,9 @@ def test_unreadable_vanished_and_changing_files_are_named_and_the_rest_goes_on(r
 
     real = contents.ContentReader.file
 
-    def growing(self: contents.ContentReader, descriptor: int, facts: os.stat_result, group: tuple[int, int]) -> contents.Contents:
+    def growing(
+        self: contents.ContentReader, descriptor: int, facts: os.stat_result, group: tuple[int, int]
+    ) -> contents.Contents:
         if facts.st_size == 1 << 20:
             with (source / "growing").open("ab") as file:
                 file.write(b"more")
@@ -236,7 +242,15 @@ def test_unreadable_vanished_and_changing_files_are_named_and_the_rest_goes_on(r
 def test_excludes_follow_gitignore_syntax(ready: Sandbox, tmp_path: Path) -> None:
     source = fill(
         tmp_path / "source",
-        {"keep.key": b"", "drop.tmp": b"", "sub/drop.tmp": b"", "sub/keep.tmp": b"", "cache/x": b"", "sub/cache/y": b"", "only/here": b""},
+        {
+            "keep.key": b"",
+            "drop.tmp": b"",
+            "sub/drop.tmp": b"",
+            "sub/keep.tmp": b"",
+            "cache/x": b"",
+            "sub/cache/y": b"",
+            "only/here": b"",
+        },
     )
     patterns = tmp_path / "patterns"
     patterns.write_text("# comment\n\ncache/\n")

@@ -68,7 +68,9 @@ def test_changing_suite_and_codec_never_makes_old_data_unreadable(ready: Sandbox
     source = tmp_path / "source"
     source.mkdir()
     names = []
-    for number, (suite, codec) in enumerate([*((suite, "zstd:3") for suite in SUITES), *((SUITES[0], codec) for codec in CODECS)]):
+    for number, (suite, codec) in enumerate(
+        [*((suite, "zstd:3") for suite in SUITES), *((SUITES[0], codec) for codec in CODECS)]
+    ):
         shutil.copytree(parts[number % len(parts)], source / str(number))
         (source / str(number) / "unique").write_bytes(os.urandom(600_000))
         names.append(ready.backup(source, suite=suite, compression=codec).snapshot_id)
@@ -80,7 +82,9 @@ def test_changing_suite_and_codec_never_makes_old_data_unreadable(ready: Sandbox
     assert picture(below(ready.base / f"target {len(names) - 1}", source)) == picture(source)
 
 
-def test_an_unchanged_backup_stores_almost_nothing_and_opens_no_file(ready: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_backup_stores_almost_nothing_and_opens_no_file(
+    ready: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready.backup(VECTORS / "asymmetric")
     size = sum(info.size for info in ready.storage().list())
     from keyark.backup import contents

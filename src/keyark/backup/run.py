@@ -140,11 +140,8 @@ class _Backup:
         lookup.sync(compartment)
         present = commit.present_packs(repository)
         known = {pack.sha256: pack for pack in lookup.cache.packs()}
-        adopted = []
         if identity is not None:
-            adopted = lookup.adopt(
-                compartment, [item for item in present if item not in known and item not in marks.packs]
-            )
+            lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
         bad = marks.packs | lost
         packs = {pack.num: pack for pack in lookup.cache.packs() if pack.compartment == compartment}
         usable = frozenset(num for num, pack in packs.items() if pack.sha256 in present and pack.sha256 not in bad)
@@ -179,6 +176,7 @@ class _Backup:
         finally:
             reader.close()
         if identity is not None:
+            adopted = lookup.unindexed(compartment, present)
             commit.write_index(repository, identity, [*adopted, *(item.pack for item in stored)])
             cache.flush()
         uses = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from keyark.errors import IntegrityError, NoKeyError, NotFoundError, UsageError
+from keyark.errors import DamagedError, IntegrityError, NoKeyError, NotFoundError, UsageError
 from keyark.operation import Context
 from keyark.recovery.model import SnapshotFilter, SnapshotInfo
 from keyark.repository.repository import Repository
@@ -17,7 +17,8 @@ _ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar.zst", ".tar")
 def list_snapshots(repository: Repository, chosen: SnapshotFilter, context: Context) -> list[SnapshotInfo]:
     """Snapshots, oldest first. With an operator's credential only what is listed is known; then filters cannot be used."""
     history = repository.history("list snapshots")
-    return _select(_describe(repository, history.live, context), chosen)
+    infos, _ = _describe(repository, history.live, context)
+    return _select(infos, chosen)
 
 
 def describe(repository: Repository, snapshot: Snapshot) -> SnapshotInfo:
@@ -52,18 +53,22 @@ def describe(repository: Repository, snapshot: Snapshot) -> SnapshotInfo:
     )
 
 
-def _describe(repository: Repository, snapshots: Sequence[Snapshot], context: Context) -> list[SnapshotInfo]:
-    found = []
+def _describe(
+    repository: Repository, snapshots: Sequence[Snapshot], context: Context
+) -> tuple[list[SnapshotInfo], IntegrityError | None]:
+    """What is known of each snapshot, oldest first, and the first damage that kept one out; each is warned about."""
+    found, damage = [], None
     for snapshot in snapshots:
         try:
             found.append(describe(repository, snapshot))
         except IntegrityError as e:
-            context.warn(str(e))
+            context.warn(f"snapshot {snapshot.id.hex()[:8]} cannot be opened: {e}")
+            damage = damage or e
         except NoKeyError as e:
             if repository.keys.slot is None and repository.keys.operator is None:
                 raise
             context.warn(str(e))
-    return sorted(found, key=lambda item: (item.time_ns, item.sequence))
+    return sorted(found, key=lambda item: (item.time_ns, item.sequence)), damage
 
 
 def _select(infos: list[SnapshotInfo], chosen: SnapshotFilter) -> list[SnapshotInfo]:
@@ -93,7 +98,10 @@ def resolve(
     by_id = {item.id.hex(): item for item in history.live}
     if text is not None and os.sep not in text and len(text) == 64 and text in by_id:
         return by_id[text], describe(repository, by_id[text])
-    infos = _describe(repository, history.live, context)
+    infos, damage = _describe(repository, history.live, context)
+    if damage is not None and (not infos or text in (None, "latest")):
+        # The one that was asked for may be the one that is damaged: an older one must be named.
+        raise DamagedError(f"{damage}; name a snapshot by its id to restore another") from damage
     if not infos:
         raise NotFoundError(
             f"there is no snapshot at {repository.storage.location} yet; `keyark backup PATH` makes one"

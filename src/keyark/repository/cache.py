@@ -16,11 +16,12 @@ from keyark.errors import KeyarkError
 from keyark.repository.index import IndexedPack
 from keyark.repository.packs import BlockPlace
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS packs (num INTEGER PRIMARY KEY, sha BLOB UNIQUE NOT NULL, compartment BLOB NOT NULL,
-  kind INTEGER NOT NULL, size INTEGER NOT NULL, data_length INTEGER NOT NULL, blocks BLOB NOT NULL);
+  kind INTEGER NOT NULL, size INTEGER NOT NULL, data_length INTEGER NOT NULL, blocks BLOB NOT NULL,
+  indexed INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks (id BLOB NOT NULL, pack INTEGER NOT NULL, place INTEGER NOT NULL,
   PRIMARY KEY (id, pack)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexes (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -108,11 +109,11 @@ class Cache:
         return {row[0] for row in self._execute("SELECT name FROM indexes")}
 
     def add_index(self, name: str | None, compartment: bytes, packs: Iterable[IndexedPack]) -> None:
-        """Take over an index object's packs and chunks, all or nothing."""
+        """Take over an index object's packs and chunks, all or nothing. Without a name: packs that no index names yet."""
         self._execute("BEGIN IMMEDIATE")
         try:
             for pack in packs:
-                self._add_pack(compartment, pack)
+                self._add_pack(compartment, pack, indexed=name is not None)
             if name is not None:
                 self._execute("INSERT OR IGNORE INTO indexes VALUES (?)", (name,))
             self._execute("COMMIT")
@@ -120,11 +121,12 @@ class Cache:
             self._db.rollback()
             raise
 
-    def _add_pack(self, compartment: bytes, pack: IndexedPack) -> None:
+    def _add_pack(self, compartment: bytes, pack: IndexedPack, *, indexed: bool) -> None:
         spans = b"".join(_SPAN.pack(block.offset, block.length, block.count) for block in pack.blocks)
         self._execute(
-            "INSERT OR IGNORE INTO packs (sha, compartment, kind, size, data_length, blocks) VALUES (?, ?, ?, ?, ?, ?)",
-            (pack.sha256, compartment, pack.kind, pack.size, pack.data_length, spans),
+            "INSERT INTO packs (sha, compartment, kind, size, data_length, blocks, indexed) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (sha) DO UPDATE SET indexed = max(indexed, excluded.indexed)",
+            (pack.sha256, compartment, pack.kind, pack.size, pack.data_length, spans, indexed),
         )
         num = self._execute("SELECT num FROM packs WHERE sha = ?", (pack.sha256,)).fetchone()[0]
         rows = (
@@ -142,6 +144,11 @@ class Cache:
         sql = "SELECT num, sha, compartment, kind, size, data_length, blocks FROM packs ORDER BY num"
         for row in self._execute(sql):
             yield self._pack(row)
+
+    def unindexed(self, compartment: bytes) -> list[bytes]:
+        """Packs of a compartment that were taken over from the storage itself and that no index object names yet."""
+        sql = "SELECT sha FROM packs WHERE indexed = 0 AND compartment = ?"
+        return [row[0] for row in self._execute(sql, (compartment,))]
 
     def pack(self, num: int) -> CachedPack:
         """One pack by its local number."""

@@ -39,20 +39,23 @@ class Generations:
 PinnedKeyring = Callable[[bytes], tuple[int, bytes] | None]
 
 
-def load_generations(storage: Storage, expected: bytes | None, pinned: PinnedKeyring, clock: Clock) -> Generations:
+def load_generations(
+    storage: Storage, expected: bytes | None, pinned: PinnedKeyring, clock: Clock, remembered: bytes | None = None
+) -> Generations:
     """Load and judge every generation.
 
-    ``expected`` is the repository id, when one is known; ``pinned`` gives, for a repository id, the highest generation
+    ``expected`` is the repository id, when one is known; ``remembered`` the one that this machine last saw here, which decides
+    only where keyrings of several repositories lie about; ``pinned`` gives, for a repository id, the highest generation
     this client has seen. Raises RepositoryNotFound, or HistoryError for a fork, a gap or a rollback.
     """
     try:
-        return _judge(storage, expected, pinned)
+        return _judge(storage, expected, pinned, remembered)
     except HistoryError:
         clock.sleep(_FORK_PATIENCE_SECONDS)
-        return _judge(storage, expected, pinned)
+        return _judge(storage, expected, pinned, remembered)
 
 
-def _judge(storage: Storage, expected: bytes | None, pinned: PinnedKeyring) -> Generations:
+def _judge(storage: Storage, expected: bytes | None, pinned: PinnedKeyring, remembered: bytes | None) -> Generations:
     valid: dict[int, list[Keyring]] = {}
     rejected: list[tuple[str, str]] = []
     for info in storage.list("keys/"):
@@ -76,6 +79,14 @@ def _judge(storage: Storage, expected: bytes | None, pinned: PinnedKeyring) -> G
             raise IntegrityError(f"no keyring at {storage.location} is valid; first of them: {rejected[0][1]}")
         raise RepositoryNotFound(f"no repository at {storage.location}; `keyark init` makes one")
     repositories = {keyring.repository for group in valid.values() for keyring in group}
+    if len(repositories) > 1 and remembered in repositories:
+        for number, group in valid.items():
+            foreign = [item for item in group if item.repository != remembered]
+            names = [keyring_name(item.generation, item.sha256) for item in foreign]
+            rejected += [(name, f"{name}: belongs to another repository") for name in names]
+            valid[number] = [item for item in group if item.repository == remembered]
+        valid = {number: group for number, group in valid.items() if group}
+        repositories = {remembered}
     if len(repositories) > 1:
         raise HistoryError(
             f"{storage.location} holds keyrings of several repositories; say which one is yours with --repository-id"
@@ -100,7 +111,7 @@ def _chain(valid: Mapping[int, Sequence[Keyring]], pinned: tuple[int, bytes] | N
     for number in range(1, newest + 1):
         group = valid.get(number, [])
         if not group:
-            raise HistoryError(f"{where}: keyring generation {number} is missing, though later ones exist")
+            raise HistoryError(f"{where}: keys/{number:08d}-… is missing, though later keyring generations exist")
         if len(group) > 1:
             raise HistoryError(
                 f"{where}: two valid keyrings claim generation {number} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from keyark.errors import IntegrityError, NoKeyError, ObjectNotFound
@@ -92,9 +92,8 @@ class Lookup:
             known = {pack.sha256: pack for pack in self.cache.packs()}
         return {sha256: known[sha256] for sha256 in names if sha256 in known}
 
-    def adopt(self, compartment: bytes, unknown: Iterable[bytes]) -> list[IndexedPack]:
+    def adopt(self, compartment: bytes, unknown: Iterable[bytes]) -> None:
         """Packs of this compartment that no index names, left by a crash: verified as a whole and taken over."""
-        adopted = []
         for sha256 in unknown:
             key = _FOREIGN + sha256
             if self.cache.folder(key) is not None:
@@ -114,10 +113,20 @@ class Lookup:
             except IntegrityError as e:
                 self._warn(f"ignored: {e}")
                 continue
-            pack = _indexed(sha256, head.kind, size, blocks)
-            self.cache.add_index(None, compartment, [pack])
-            adopted.append(pack)
-        return adopted
+            self.cache.add_index(None, compartment, [_indexed(sha256, head.kind, size, blocks)])
+
+    def unindexed(self, compartment: bytes, present: Mapping[bytes, int]) -> list[IndexedPack]:
+        """Adopted packs that are to be indexed now."""
+        found = []
+        for sha256 in self.cache.unindexed(compartment):
+            if sha256 not in present:
+                continue
+            try:
+                head, blocks, size = self.reader.directory(pack_name(sha256))
+            except (IntegrityError, ObjectNotFound, NoKeyError):
+                continue
+            found.append(_indexed(sha256, head.kind, size, blocks))
+        return found
 
     def restrict(self, uses: Sequence[PackUse]) -> dict[int, CachedPack]:
         """The packs that a snapshot lists, by local number: the only ones through which its chunks resolve."""

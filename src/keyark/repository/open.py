@@ -40,7 +40,7 @@ def open_repository(
     def pinned(repository: bytes) -> tuple[int, bytes] | None:
         return None if accept_rollback else places.state(repository).read_pins().keyring
 
-    generations = load_generations(storage, expected, pinned, context.clock)
+    generations = load_generations(storage, expected, pinned, context.clock, remembered)
     for _, what in generations.rejected:
         context.warn(f"ignored: {what}")
     keyring = generations.latest
