@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from support import AS_ROOT, REQUIRE, Sandbox
 
 settings.register_profile(

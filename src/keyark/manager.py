@@ -19,12 +19,14 @@ from keyark.config import BackupConfig, is_shipped_example, load_backup_config
 from keyark.crypto.age import parse_recipient
 from keyark.crypto.kdf import kdf_by_name
 from keyark.crypto.slots import AgeSlot, KeyFileSlot, PassphraseSlot, generate_key_line, read_key_file
+from keyark.crypto.suites import suite_by_name
 from keyark.errors import RepositoryNotFound, UsageError
 from keyark.keykinds.discover import DiscoverReport, DiscoverRequest, discover
 from keyark.operation import Context
 from keyark.recovery.model import RestoreReport, RestoreRequest, SnapshotFilter, SnapshotInfo
 from keyark.recovery.restore import restore
 from keyark.recovery.snapshots import find_snapshot, list_snapshots
+from keyark.repository.compression import parse_compression
 from keyark.repository.create import InitReport, InitRequest, NewSlot, init_repository
 from keyark.repository.credentials import Credentials
 from keyark.repository.open import open_repository
@@ -62,7 +64,7 @@ class Manager:
     def __init__(self, folder: str, config_file: str | None = None) -> None:
         self.folder = os.path.abspath(folder)
         path = config_file or os.path.join(self.folder, CONFIG)
-        self.config = load_backup_config(path) if config_file or os.path.exists(path) else BackupConfig()
+        self.config = load_config(path) if config_file or os.path.exists(path) else BackupConfig()
         self.key_path = os.path.join(self.folder, MASTER_KEY)
         own = os.path.join(self.folder, ".keyark")
         self.places = Places(
@@ -187,6 +189,7 @@ class Manager:
     def backup(self, request: BackupRequest, paths: Sequence[str], context: Context, **limits: int | None) -> Outcome:
         """Back up, verify, and apply the configured limits. ``limits`` override those of the configuration."""
         settings = self.config.backup_settings
+        parse_compression(request.compression)  # bad input is refused before anything is made
         sources, found = self.sources(paths, context)
         if not any(os.path.lexists(path) for path in sources):
             shown = ", ".join(os.fsdecode(path) for path in sources)
@@ -243,6 +246,17 @@ class Manager:
                 folder = os.path.join(self.folder, "restored", name.replace("/", "_").lstrip(".") or "snapshot")
                 request = replace(request, target=os.fsencode(folder))
             return restore(repository, request, context)
+
+
+def load_config(path: str) -> BackupConfig:
+    """Read ``backup_config.json`` and check what only other packages know: algorithm and compression level."""
+    config = load_backup_config(path)
+    try:
+        suite_by_name(config.encryption.algorithm)
+        parse_compression(config.compression)
+    except UsageError as e:
+        raise UsageError(f"{os.path.basename(path)}: {e}") from e
+    return config
 
 
 def read_passphrase(path: str) -> Secret:

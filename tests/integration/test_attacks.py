@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from keyark.crypto.age import AgeIdentity, parse_identities
 from keyark.crypto.slots import AgeSlot
 from keyark.errors import HistoryError, IntegrityError, NoKeyError, NotAllowedError, UsageError

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from keyark.errors import ConflictError, StorageError, StorageFull
 from keyark.storage.faults import FaultInjecting
 from keyark.storage.local import LocalStorage

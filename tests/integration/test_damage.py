@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from keyark.backup.model import BackupRequest
 from keyark.backup.run import backup
 from keyark.crypto.kdf import pbkdf2

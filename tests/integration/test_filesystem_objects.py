@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from keyark.errors import UsageError
 from support import Sandbox, below, fill, picture, run
 

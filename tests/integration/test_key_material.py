@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cryptography_vectors
 import pytest
+
 from keyark.recovery.browse import list_entries
 from support import Sandbox, below, picture, run
 

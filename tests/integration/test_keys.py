@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from keyark.crypto.age import parse_identities
 from keyark.crypto.kdf import argon2id, pbkdf2, scrypt
 from keyark.crypto.slots import AgeSlot, KeyFileSlot, PassphraseSlot, generate_key_line

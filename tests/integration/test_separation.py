@@ -19,18 +19,19 @@ from cryptography.hazmat.primitives.asymmetric import mlkem
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from keyark.errors import KeyarkError, NoKeyError, NotAllowedError
 from keyark.operation import Context
 from keyark.recovery.browse import list_entries, list_snapshots
 from keyark.recovery.model import SnapshotFilter
 from keyark.repository.credentials import Credentials, load_credential
+from keyark.storage.local import LocalStorage
 from keyark.upkeep.copy import copy
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetRequest, PruneRequest, VerifyRequest
 from keyark.upkeep.prune import prune
 from keyark.upkeep.verify import verify
 from keyark.upkeep.writers import add_writer
-from keyark.storage.local import LocalStorage
 from support import Sandbox, fill
 
 SECRET = b"-----BEGIN PRIVATE KEY----- the secret itself, unmistakable -----END PRIVATE KEY-----"

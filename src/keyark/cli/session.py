@@ -13,11 +13,11 @@ from types import FrameType
 
 from keyark.cli.globals import Globals
 from keyark.cli.render import Output
-from keyark.config import BackupConfig, load_backup_config
+from keyark.config import BackupConfig
 from keyark.crypto.age import AgeIdentity, parse_identities
 from keyark.crypto.slots import exposure, read_key_file
 from keyark.errors import NoKeyError, UsageError
-from keyark.manager import read_passphrase
+from keyark.manager import load_config, read_passphrase
 from keyark.operation import CancelToken, Context
 from keyark.repository.credentials import Credential, Credentials, load_credential
 from keyark.repository.open import open_repository
@@ -45,7 +45,7 @@ class Session:
         """The configuration file's content, or the defaults."""
         if self._config is None:
             path = self.options.config
-            self._config = BackupConfig() if path is None else load_backup_config(path)
+            self._config = BackupConfig() if path is None else load_config(path)
         return self._config
 
     @property
