@@ -89,7 +89,7 @@ def test_dying_at_every_single_put_leaves_the_repository_sound_and_the_next_run_
         fill(source, {f"new {step}": os.urandom(3000), f"more {step}": os.urandom(600_000)})
         count = 0
 
-        def before(operation: str, name: str) -> None:
+        def before(operation: str, name: str, step: int = step) -> None:
             nonlocal count
             if operation == "put":
                 count += 1
@@ -268,7 +268,7 @@ def test_dying_at_every_single_step_of_a_prune_loses_nothing(ready: Sandbox, tmp
     while True:
         count = 0
 
-        def before(operation: str, name: str) -> None:
+        def before(operation: str, name: str, step: int = step) -> None:
             nonlocal count
             if operation in ("put", "delete"):
                 count += 1

@@ -86,7 +86,7 @@ class TargetTree:
             todo.append(name)
         if path in self._open:
             self._open.move_to_end(path)
-        descriptor = self._open[path] if path in self._open else self._root
+        descriptor = self._open.get(path, self._root)
         while todo:
             name = todo.pop()
             descriptor = self._step(descriptor, name)

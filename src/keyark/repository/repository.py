@@ -11,7 +11,7 @@ from keyark.operation import Context
 from keyark.repository import loading
 from keyark.repository.cache import Cache
 from keyark.repository.credentials import Credential
-from keyark.repository.generations import Generations
+from keyark.repository.generations import Generations, load_generations
 from keyark.repository.history import Alarm, History, judge
 from keyark.repository.keyring import Keyring
 from keyark.repository.lookup import Lookup
@@ -22,6 +22,8 @@ from keyark.repository.places import Pins, Places, RepositoryState
 from keyark.repository.snapshots import Listed, Snapshot, SnapshotContent, open_content, open_listed
 from keyark.repository.unlocked import Unlocked
 from keyark.storage.protocol import Storage
+
+_LOOKS = 5  # how often a history that changes while it is read is looked at again
 
 
 class Repository:
@@ -119,10 +121,34 @@ class Repository:
         return loading.load_marks(self.storage, self.keyring)
 
     def judge_history(self, marks: Marks | None = None) -> History:
-        """Load every snapshot and judge the chains. Alarms are in the result."""
+        """Load every snapshot and judge the chains. Alarms are in the result.
+
+        Others go on writing while we read: an alarm counts only when a second look raises the same one.
+        """
+        history = self._judge_once(marks)
+        for _ in range(_LOOKS):
+            if not history.alarms:
+                break
+            self._refresh_keyring()
+            again = self._judge_once(None)
+            if again.alarms == history.alarms:
+                break
+            history = again
+        return history
+
+    def _refresh_keyring(self) -> None:
+        """An administrator may have published a generation, which newer snapshots cite, since we opened the repository."""
+        pinned = None if self.accept_rollback else (self.keyring.generation, self.keyring.sha256)
+        latest = load_generations(self.storage, self.id, lambda _: pinned, self.context.clock)
+        if latest.latest.generation > self.keyring.generation:
+            self.generations = latest
+            self.keys.keyring = latest.latest
+
+    def _judge_once(self, marks: Marks | None) -> History:
+        # Pins first: what they name was stored before, so the listing that follows must show it.
+        pinned = Pins() if self.accept_rollback else self.state.read_pins()
         marks = self.marks() if marks is None else marks
         snapshots, rejected = loading.load_snapshots(self.storage, self.keyring)
-        pinned = Pins() if self.accept_rollback else self.state.read_pins()
         history = judge(snapshots, marks, self.generations.by_hash(), self.keyring, pinned.heads)
         bad = tuple(Alarm(name, what) for name, what in rejected)
         return replace(history, alarms=bad + history.alarms)
