@@ -424,7 +424,6 @@ def test_secrets_never_print_pickle_copy_or_hash() -> None:
         str(secret),
         f"{secret}",
         f"{secret!r}",
-        "%s" % secret,
         repr([secret]),
         repr({1: secret}),
     ):
