@@ -31,6 +31,8 @@ from keyark.upkeep.verify import verify
 
 REQUIRE = os.environ.get("KEYARK_REQUIRE_SERVERS") == "1"
 AS_ROOT = os.geteuid() == 0
+# What makes coverage see processes that tests start.
+COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")}
 
 
 class FakeClock(SystemClock):
@@ -197,7 +199,7 @@ def keyark(
         capture_output=True,
         check=False,
         timeout=120,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **environment},
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **COVERAGE, **environment},
     )
 
 

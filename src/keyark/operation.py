@@ -65,7 +65,8 @@ class CancelToken:
             raise InterruptedByUser("interrupted; what was stored stays and the next run picks it up")
 
 
-def _no_progress(progress: Progress) -> None:
+def no_progress(progress: Progress) -> None:
+    """Shows nothing."""
     return
 
 
@@ -82,7 +83,7 @@ class Context:
     its lease is lost; ``attempt`` counts from 1.
     """
 
-    progress: Callable[[Progress], None] = _no_progress
+    progress: Callable[[Progress], None] = no_progress
     warn: Callable[[str], None] = _no_warning
     cancel: CancelToken = field(default_factory=CancelToken)
     recorder: Recorder = field(default_factory=NullRecorder)
@@ -90,6 +91,11 @@ class Context:
     attempt: int = 1
     saved_state: Any = None
     save_state: Callable[[Any], None] | None = None
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether anybody looks at the progress: only then are totals worth counting."""
+        return self.progress is not no_progress
 
     def resume(self) -> Any:
         return self.saved_state

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support import REQUIRE, below, fill
+from support import COVERAGE, REQUIRE, below, fill
 
 ROOT = Path(__file__).parent.parent.parent
 DOORS = ("backup_automation.sh", "backup_restore.sh", "backup_monitor.sh", "backup_manager.py", "scripts", "src",
@@ -48,7 +48,7 @@ def shell(line: str, folder: Path, code: int = 0, **environment: str) -> subproc
     """Run a line in a shell, with an empty HOME and environment."""
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **environment}
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **COVERAGE, **environment}
     done = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=280
     )

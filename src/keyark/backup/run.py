@@ -235,11 +235,12 @@ class _Backup:
             chunk_id = tree_id(segment)
             sink.add(TREE, chunk_id, segment, (0, 0))
             return (chunk_id,)
-        estimate = Estimate(self.paths, self.excludes, tally)
+        estimate = Estimate(self.paths, self.excludes, tally) if self.context.shows_progress else None
         try:
             root = walker.folder(b"/", source_trie(self.paths))
         finally:
-            estimate.close()
+            if estimate is not None:
+                estimate.close()
         if root is None:
             raise UsageError("the file system's root cannot be read; nothing was backed up")
         return root

@@ -22,7 +22,7 @@ from keyark.repository import tree
 from keyark.repository.blocks import MAX_CHUNK
 from keyark.repository.cache import CacheError
 from keyark.repository.chunkids import TREE
-from keyark.repository.tree import Node, encode_node
+from keyark.repository.tree import Node, encode_node, encode_row
 
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
@@ -317,12 +317,17 @@ class Walker:
         self._check()
         descriptor = os.open(name, _FILE_FLAGS, dir_fd=frame.descriptor)
         try:
-            before = os.fstat(descriptor)
-            if kind_of(before.st_mode) != tree.FILE:
-                raise FileNotFoundError
-            contents = self._reader.file(descriptor, before, (before.st_uid, frame.root))
+            before, contents = facts, self._reader.file(descriptor, facts, (facts.st_uid, frame.root))
             found = xattrs(descriptor)
             after = os.fstat(descriptor)
+            if not same_file(before, after):  # written to, or replaced by a new file, since it was listed: once more
+                before = after
+                if kind_of(before.st_mode) != tree.FILE:
+                    raise FileNotFoundError
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                contents = self._reader.file(descriptor, before, (before.st_uid, frame.root))
+                found = xattrs(descriptor)
+                after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         changed = not same_file(before, after)
@@ -419,8 +424,8 @@ def _encode_file(
         extra["l"] = _link_key(facts)
     if changed:
         extra["c"] = True
-    return encode_node(
-        Node(
+    return encode_row(
+        [
             name,
             tree.FILE,
             facts.st_mode & 0o7777,
@@ -431,7 +436,7 @@ def _encode_file(
             contents.content,
             contents.sha256,
             extra or None,
-        )
+        ]
     )
 
 

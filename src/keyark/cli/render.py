@@ -83,6 +83,11 @@ class Output:
         self.verbose = verbose
         self._bar = None if no_progress or quiet or as_json or not sys.stderr.isatty() else ProgressLine()
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there is a progress line."""
+        return self._bar is not None
+
     def print(self, text: str = "") -> None:
         """A result."""
         self.clear()

@@ -18,7 +18,7 @@ from keyark.crypto.age import AgeIdentity, parse_identities
 from keyark.crypto.slots import exposure, read_key_file
 from keyark.errors import NoKeyError, UsageError
 from keyark.manager import load_config, read_passphrase
-from keyark.operation import CancelToken, Context
+from keyark.operation import CancelToken, Context, no_progress
 from keyark.repository.credentials import Credential, Credentials, load_credential
 from keyark.repository.open import open_repository
 from keyark.repository.places import Places
@@ -37,7 +37,8 @@ class Session:
             as_json=options.json, quiet=options.quiet, verbose=options.verbose, no_progress=options.no_progress
         )
         self.cancel = CancelToken()
-        self.context = Context(progress=self.output.progress, warn=self.output.warn, cancel=self.cancel)
+        progress = self.output.progress if self.output.shows_progress else no_progress
+        self.context = Context(progress=progress, warn=self.output.warn, cancel=self.cancel)
         self._config: BackupConfig | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +50,20 @@ class Node:
         return self.content
 
 
+_local = threading.local()
+
+
+def encode_row(row: list[Any]) -> bytes:
+    """One entry, its fields in the order of `Node`, as MessagePack."""
+    packer = _local.__dict__.get("packer")
+    if packer is None:  # kept for the thread: making one costs more than using it
+        packer = _local.__dict__["packer"] = msgpack.Packer(use_bin_type=True)
+    return bytes(packer.pack(row))
+
+
 def encode_node(node: Node) -> bytes:
     """One entry as MessagePack."""
-    return wire.pack(
+    return encode_row(
         [
             node.name,
             node.kind,
