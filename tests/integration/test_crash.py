@@ -191,8 +191,10 @@ def test_interruption_by_sigterm_is_exit_code_130_and_leaves_the_repository_soun
     ready: Sandbox, tmp_path: Path
 ) -> None:
     source = fill(tmp_path / "source", {f"{number}": os.urandom(2_000_000) for number in range(60)})
+    before = sum(1 for _ in ready.storage().list("packs/"))
     process = start_backup(ready, source)
-    time.sleep(0.5)
+    while process.poll() is None and sum(1 for _ in ready.storage().list("packs/")) == before:
+        time.sleep(0.005)  # it is at work once a pack is stored
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode in (130, 0)

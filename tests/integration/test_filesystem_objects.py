@@ -209,7 +209,8 @@ def test_owners_come_back_by_name_before_number(
 def test_unreadable_vanished_and_changing_files_are_named_and_the_rest_goes_on(ready: Sandbox, tmp_path: Path) -> None:
     source = fill(tmp_path / "source", {"a": b"1", "growing": b"x" * (1 << 20), "z": b"2"})
     missing = tmp_path / "never there"
-    from keyark.backup import contents
+    from keyark.backup import contents, walker
+    from keyark.backup.frames import Frame
 
     real = contents.ContentReader.file
 
@@ -221,6 +222,13 @@ def test_unreadable_vanished_and_changing_files_are_named_and_the_rest_goes_on(r
                 file.write(b"more")
             (source / "z").unlink(missing_ok=True)
         return real(self, descriptor, facts, group)
+
+    listed = walker.Walker._file
+
+    def vanishing(self: walker.Walker, frame: Frame, name: bytes, entry: os.DirEntry[str]) -> None:
+        if name == b"z":
+            (source / "z").unlink()
+        listed(self, frame, name, entry)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents.ContentReader, "file", growing)

@@ -96,7 +96,8 @@ def test_an_unchanged_backup_stores_almost_nothing_and_opens_no_file(
     monkeypatch.setattr(contents.ContentReader, "file", refuse)
     report = ready.backup(VECTORS / "asymmetric")
     assert report.files_unmodified == report.total_files_processed
-    assert (report.data_added, report.files_new, report.files_changed) == (0, 0, 0)
+    assert (report.files_new, report.files_changed) == (0, 0)
+    assert report.data_added < 1000  # at most the time of a folder above the sources, in which other tests work
     assert sum(info.size for info in ready.storage().list()) - size < 20_000
 
 

@@ -9,7 +9,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from keyark.backup.packer import Packer, StoredPack
+from keyark.backup.sink import ChunkSink
+from keyark.backup.unchanged import Records
 from keyark.errors import HistoryError, ObjectExists
 from keyark.repository.credentials import Credential
 from keyark.repository.epochs import Epoch
@@ -17,10 +21,13 @@ from keyark.repository.history import Chain, Head, History
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
 from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
 from keyark.repository.packlists import PackUse, encode_pack_list, encode_rows, group
+from keyark.repository.packs import iterate_ids
 from keyark.repository.places import write_private
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Listed, SnapshotContent, SnapshotHead, encode_snapshot
 from keyark.repository.wire import ObjectType
+
+_SETTLE_CHUNKS = 100_000  # new chunks held in memory before their packs are indexed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +40,68 @@ class Identity:
     epoch: Epoch
 
 
-def write_index(repository: Repository, identity: Identity, packs: Sequence[IndexedPack]) -> None:
-    """Store index objects over ``packs`` and take them into the local cache."""
-    batch: list[IndexedPack] = []
-    chunks = 0
-    for pack in packs:
-        batch.append(pack)
-        chunks += pack.chunk_count
-        if chunks >= MAX_CHUNKS:
-            _write_index_object(repository, identity, batch)
-            batch, chunks = [], 0
-    if batch:
-        _write_index_object(repository, identity, batch)
+class NewPack(NamedTuple):
+    """A pack that this run stored and indexed."""
+
+    sha256: bytes
+    size: int
+    data_length: int
+    stored_bytes: int
+
+
+class Indexer:
+    """Writes index objects as packs come in: what an interrupted long run stored is found again, and memory stays bounded."""
+
+    def __init__(
+        self, repository: Repository, identity: Identity, packer: Packer, sink: ChunkSink, records: Records
+    ) -> None:
+        self._repository = repository
+        self._identity = identity
+        self._packer = packer
+        self._sink = sink
+        self._records = records
+        self._waiting: list[StoredPack] = []
+        self._chunks = 0  # in the packs that wait for an index object
+        self._done: list[NewPack] = []
+
+    def settle(self) -> None:
+        """Take over packs that are stored by now; write an index object when there are enough of them."""
+        self._take()
+        if self._chunks >= _SETTLE_CHUNKS:
+            self._write()
+
+    def finish(self, adopted: Sequence[IndexedPack]) -> tuple[NewPack, ...]:
+        """Wait for the last packs and index them, and ``adopted`` ones of a crashed run; returns all packs of this run."""
+        self._packer.finish()
+        self._take()
+        self._records.flush()
+        if adopted:
+            _write_index_object(self._repository, self._identity, adopted)
+        self._write()
+        return tuple(self._done)
+
+    def _take(self) -> None:
+        stored = self._packer.take_stored()
+        if not stored:
+            return
+        cache, compartment = self._repository.lookup.cache, self._identity.compartment
+        numbers = cache.add_index(None, compartment, [item.pack for item in stored])
+        for item, number in zip(stored, numbers, strict=True):
+            self._sink.stored(number, (chunk for block in item.pack.blocks for chunk in iterate_ids(block)))
+            if self._chunks + item.pack.chunk_count > MAX_CHUNKS:
+                self._write()
+            self._waiting.append(item)
+            self._chunks += item.pack.chunk_count
+        self._records.settle()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._chunks = self._waiting, [], 0
+        _write_index_object(self._repository, self._identity, [item.pack for item in waiting])
+        self._sink.settle()
+        for pack, stored_bytes in waiting:
+            self._done.append(NewPack(pack.sha256, pack.size, pack.data_length, stored_bytes))
 
 
 def _write_index_object(repository: Repository, identity: Identity, packs: Sequence[IndexedPack]) -> None:

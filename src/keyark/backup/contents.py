@@ -13,9 +13,9 @@ from pyfastcdc import FastCDC
 
 from keyark.backup.metadata import data_extents, is_sparse
 from keyark.backup.sink import ChunkSink, Group
+from keyark.backup.smallfiles import EMPTY_SHA256, WHOLE
 from keyark.repository.chunkids import DATA
 
-WHOLE = 512 << 10  # bytes; smaller files are one chunk
 CHUNK_MIN, CHUNK_AVG, CHUNK_MAX = 256 << 10, 1 << 20, 8 << 20
 _READ = 16 << 20  # bytes read at a time; two such buffers are alive at most
 _ZEROS = bytes(1 << 20)
@@ -55,7 +55,7 @@ class ContentReader:
     def whole(self, data: bytes, group: Group) -> Contents:
         """Take over a small file that has been read."""
         if not data:
-            return Contents(None, 0, hashlib.sha256(b"").digest())
+            return Contents(None, 0, EMPTY_SHA256)
         chunk_id = self._chunk_id(data)
         self._sink.add(DATA, chunk_id, data, group)
         return Contents(chunk_id, len(data), hashlib.sha256(data).digest())

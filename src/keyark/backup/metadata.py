@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from keyark.repository import tree
 
@@ -29,29 +30,40 @@ def kind_of(mode: int) -> int | None:
     return _KINDS.get(stat.S_IFMT(mode))
 
 
-def fingerprint(facts: os.stat_result) -> bytes:
+class Facts(NamedTuple):
+    """What a folder's listing says of a file, as far as a backup cares. Two that are equal show the same, unchanged file."""
+
+    name: bytes
+    mode: int
+    ino: int
+    dev: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, name: bytes, found: os.stat_result) -> Facts:
+        return cls(
+            name,
+            found.st_mode,
+            found.st_ino,
+            found.st_dev,
+            found.st_nlink,
+            found.st_uid,
+            found.st_gid,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
+
+
+def fingerprint(facts: Facts) -> bytes:
     """What must be equal for a file to count as unchanged. ctime covers owners, modes, ACLs and extended attributes."""
-    return _FINGERPRINT.pack(
-        facts.st_ino,
-        facts.st_size,
-        facts.st_mtime_ns,
-        facts.st_ctime_ns,
-        facts.st_mode,
-        facts.st_uid,
-        facts.st_gid,
-        facts.st_nlink,
-    )
-
-
-def same_file(before: os.stat_result, after: os.stat_result) -> bool:
-    """Whether nothing was written to a file between two looks at it."""
-    return (
-        before.st_ino == after.st_ino
-        and before.st_dev == after.st_dev
-        and before.st_size == after.st_size
-        and before.st_mtime_ns == after.st_mtime_ns
-        and before.st_ctime_ns == after.st_ctime_ns
-    )
+    _, mode, ino, _, nlink, uid, gid, size, mtime_ns, ctime_ns = facts
+    return _FINGERPRINT.pack(ino, size, mtime_ns, ctime_ns, mode, uid, gid, nlink)
 
 
 def xattrs(target: int | bytes) -> dict[bytes, bytes] | None:

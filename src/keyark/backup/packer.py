@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keyark.errors import ObjectExists
 from keyark.repository.blocks import Block, BlockBuilder
@@ -23,8 +23,7 @@ _QUEUED_BLOCKS = 2 * _WORKERS  # blocks waiting for the packer; bounds memory
 _Job = tuple[int, "Future[Block]"]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPack:
+class StoredPack(NamedTuple):
     """A pack that the storage has acknowledged."""
 
     pack: IndexedPack
@@ -60,13 +59,13 @@ class Packer:
             result, self._stored = self._stored, []
         return result
 
-    def finish(self) -> list[StoredPack]:
+    def finish(self) -> None:
         """Store what is left and wait for everything."""
         self._jobs.put(None)
         self._thread.join()
         self._uploaders.shutdown(wait=True)
         self._compressors.shutdown(wait=True)
-        return self.take_stored()
+        self._raise()
 
     def abort(self) -> None:
         """Stop without storing more; never raises."""

@@ -20,8 +20,11 @@ from keyark.backup.filescache import FilesCache
 from keyark.backup.metadata import show
 from keyark.backup.model import BackupReport, BackupRequest
 from keyark.backup.packer import Packer
+from keyark.backup.readers import OwnThread, Readers, start_readers
 from keyark.backup.sink import ChunkSink
+from keyark.backup.smallfiles import SmallFileReader
 from keyark.backup.tally import Tally
+from keyark.backup.unchanged import Records
 from keyark.backup.walker import Walker, WalkRules, source_trie
 from keyark.crypto.suites import FIPS_SUITES, Suite, suite_by_name
 from keyark.errors import ConflictError, UsageError
@@ -139,54 +142,60 @@ class _Backup:
         lookup = repository.lookup
         lookup.sync(compartment)
         present = commit.present_packs(repository)
-        known = {pack.sha256: pack for pack in lookup.cache.packs()}
         if identity is not None:
+            known = lookup.cache.numbers()
             lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
         bad = marks.packs | lost
-        packs = {pack.num: pack for pack in lookup.cache.packs() if pack.compartment == compartment}
-        usable = frozenset(num for num, pack in packs.items() if pack.sha256 in present and pack.sha256 not in bad)
+        packs = {pack.num: pack for pack in lookup.cache.pack_facts(compartment)}
+        usable = {num for num, pack in packs.items() if pack.sha256 in present and pack.sha256 not in bad}
         keys = repository.keys.compartment(compartment, generation)
+        algorithm = repository.keyring.id_algorithm
+        data_id, tree_id = (
+            chunk_id_function(algorithm, keys.id_key, repository.id, compartment, kind) for kind in (DATA, TREE)
+        )
+        readers = self._readers(data_id)  # first: they are forked, and nothing else may run then
         packer = None if identity is None else Packer(repository.storage, self._pack_facts(identity), self.compression)
         sink = ChunkSink(lookup.cache, usable, packer)
         tally = Tally(context.clock, context.progress, context.warn)
         cache = FilesCache(lookup.cache, keys, repository.id, compartment)
-        algorithm = repository.keyring.id_algorithm
+        records = Records(cache, sink)
+        indexer = (
+            None if packer is None or identity is None else commit.Indexer(repository, identity, packer, sink, records)
+        )
 
         def advance(count: int) -> None:
             tally.bytes_in_file += count
             tally.tick(b"")
 
-        reader = ContentReader(
-            sink,
-            chunk_id_function(algorithm, keys.id_key, repository.id, compartment, DATA),
-            chunker_seed(keys.id_key, repository.id, compartment),
-            context.cancel.check,
-            advance,
-        )
-        tree_id = chunk_id_function(algorithm, keys.id_key, repository.id, compartment, TREE)
+        def check() -> None:
+            context.cancel.check()
+            if indexer is not None:
+                indexer.settle()
+
+        seed = chunker_seed(keys.id_key, repository.id, compartment)
+        contents = ContentReader(sink, data_id, seed, context.cancel.check, advance)
         try:
-            walker = Walker(self._rules(), reader, sink, cache, tree_id, tally, context.cancel.check, self.now_ns)
-            root_ids = self._walk(walker, reader, sink, tree_id, tally)
+            walker = Walker(self._rules(), contents, readers, sink, cache, records, tree_id, tally, check, self.now_ns)
+            root_ids = self._walk(walker, contents, sink, tree_id, tally)
             sink.flush()
-            stored = [] if packer is None else packer.finish()
+            stored = () if indexer is None else indexer.finish(lookup.unindexed(compartment, present))
         except BaseException:
             if packer is not None:
                 packer.abort()
             raise
         finally:
-            reader.close()
-        if identity is not None:
-            adopted = lookup.unindexed(compartment, present)
-            commit.write_index(repository, identity, [*adopted, *(item.pack for item in stored)])
-            cache.flush()
+            contents.close()
+            readers.close()
         uses = [
             PackUse(packs[num].sha256, packs[num].size, packs[num].data_length, min(used, packs[num].data_length))
             for num, used in sorted(sink.used.items())
         ]
-        uses += [
-            PackUse(item.pack.sha256, item.pack.size, item.pack.data_length, item.pack.data_length) for item in stored
-        ]
+        uses += [PackUse(item.sha256, item.size, item.data_length, item.data_length) for item in stored]
         return _Pass(tally, root_ids, tuple(uses), sink.data_added, sum(item.stored_bytes for item in stored))
+
+    def _readers(self, data_id: Callable[[bytes | memoryview], bytes]) -> Readers:
+        reader = SmallFileReader(data_id, self.now_ns)
+        return OwnThread(reader) if self.request.stdin is not None else start_readers(reader)
 
     def _pack_facts(self, identity: Identity) -> PackFacts:
         keys = self.repository.keys.compartment(identity.compartment, identity.generation)
@@ -224,14 +233,14 @@ class _Backup:
     def _walk(
         self,
         walker: Walker,
-        reader: ContentReader,
+        contents: ContentReader,
         sink: ChunkSink,
         tree_id: Callable[[bytes | memoryview], bytes],
         tally: Tally,
     ) -> tuple[bytes, ...]:
         """The tree of the sources, as segments of the root folder."""
         if self.request.stdin is not None:
-            segment = self._stream(reader, tally)
+            segment = self._stream(contents, tally)
             chunk_id = tree_id(segment)
             sink.add(TREE, chunk_id, segment, (0, 0))
             return (chunk_id,)

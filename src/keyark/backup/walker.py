@@ -1,63 +1,49 @@
 """The walk: folders by descriptor, files against last time's record, trees from the leaves up.
 
 Everything is opened relative to its folder's descriptor and never through a link, so a path may be as deep as the file
-system allows and nobody can swap a folder for a link under our feet.
+system allows and nobody can swap a folder for a link under our feet. Small files are read by others (`keyark.backup.readers`)
+while the walk goes on; a folder is finished once its files have come back, after those below it and before its parent.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from keyark.backup.contents import ContentReader, Contents
+from keyark.backup.contents import ContentReader
 from keyark.backup.excludes import Excludes
-from keyark.backup.filescache import Entry, FilesCache, FolderRecord
-from keyark.backup.metadata import fingerprint, is_cache_folder, is_cache_tag, kind_of, same_file, xattrs
+from keyark.backup.filescache import FilesCache
+from keyark.backup.frames import Frame, Listed
+from keyark.backup.metadata import Facts, fingerprint, is_cache_folder, is_cache_tag, kind_of, xattrs
+from keyark.backup.readers import Batch, Read, Readers
 from keyark.backup.sink import ChunkSink
+from keyark.backup.smallfiles import (
+    CHANGED,
+    FILE_FLAGS,
+    LARGE,
+    NO_ROOM,
+    RACY_NS,
+    READ,
+    Row,
+    encode_file,
+    link_key,
+)
 from keyark.backup.tally import Tally
+from keyark.backup.unchanged import Records, find_unchanged
 from keyark.repository import tree
 from keyark.repository.blocks import MAX_CHUNK
-from keyark.repository.cache import CacheError
-from keyark.repository.chunkids import TREE
-from keyark.repository.tree import Node, encode_node, encode_row
+from keyark.repository.chunkids import DATA, TREE
+from keyark.repository.tree import Node, encode_node
 
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-_RACY_NS = 20_000_000  # a file changed this recently may change again within the clock's granularity: not remembered
-
-
-class _Entry:
-    """A scandir entry with its name as bytes."""
-
-    __slots__ = ("_entry", "name")
-
-    def __init__(self, entry: os.DirEntry[str]) -> None:
-        self._entry = entry
-        self.name = os.fsencode(entry.name)
-
-    def stat(self) -> os.stat_result:
-        return self._entry.stat(follow_symlinks=False)
-
-
-@dataclass(slots=True)
-class Frame:
-    """A folder being walked."""
-
-    path: bytes
-    descriptor: int
-    facts: os.stat_result
-    device: int
-    names: list[_Entry]
-    root: int  # number of the source it belongs to
-    only: frozenset[bytes] | None = None  # on the way to a source: nothing else is entered
-    position: int = 0
-    nodes: list[bytes] = field(default_factory=list)
-    known: FolderRecord | None = None
-    record: FolderRecord = field(default_factory=FolderRecord)
-    unchanged: dict[bytes, Entry] = field(default_factory=dict)
+_ENCODING, _ESCAPE = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_UNFINISHED = 128  # folders whose files are still being read: each keeps its descriptor open
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +63,29 @@ class Walker:
     def __init__(
         self,
         rules: WalkRules,
-        reader: ContentReader,
+        contents: ContentReader,
+        readers: Readers,
         sink: ChunkSink,
         files_cache: FilesCache,
+        records: Records,
         tree_id: Callable[[bytes | memoryview], bytes],
         tally: Tally,
         check: Callable[[], None],
         now_ns: int,
     ) -> None:
         self._rules = rules
-        self._reader = reader
+        self._contents = contents
+        self._readers = readers
         self._sink = sink
         self._cache = files_cache
+        self._records = records
         self._tree_id = tree_id
         self._tally = tally
         self._check = check
-        self._now_ns = now_ns
+        self._settled = now_ns - RACY_NS
         self._sources_seen = 0
+        self._batch = Batch()
+        self._walked: deque[Frame] = deque()  # folders to be finished, those below before those above
 
     # -- folders ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +106,7 @@ class Walker:
         tries: list[dict[bytes, Any] | None] = [sources]
         self._restrict(first, sources)
         try:
-            while True:
+            while stack:
                 frame = stack[-1]
                 child = self._advance(frame, tries[-1])
                 if child is not None:
@@ -123,27 +115,24 @@ class Walker:
                     tries.append(child[1])
                     self._restrict(child[0], child[1])
                     continue
-                ids = self._finish(frame)
-                if len(stack) > 1:
-                    node = self._folder_node(os.path.basename(frame.path), frame.facts, ids, frame.descriptor)
-                    stack[-2].nodes.append(node)
+                self._walked.append(frame)
                 stack.pop()
                 tries.pop()
-                os.close(frame.descriptor)
-                if not stack:
-                    return tuple(ids)
+                self._finish_folders(_UNFINISHED)
+            self._finish_folders(0)
         except BaseException:
-            for frame in stack:
+            for frame in (*stack, *self._walked):
                 os.close(frame.descriptor)
             raise
+        return first.record.segments
 
     def _restrict(self, frame: Frame, sources: dict[bytes, Any] | None) -> None:
         if not self._rules.force:
             frame.known = self._cache.load(frame.path)
-            self._find_unchanged(frame)
+            find_unchanged(frame, self._sink)
         if sources is not None:
-            frame.names = [entry for entry in frame.names if entry.name in sources]
-            missing = sources.keys() - {entry.name for entry in frame.names}
+            frame.names = [item for item in frame.names if item[0] in sources]
+            missing = sources.keys() - {name for name, _ in frame.names}
             for name in sorted(missing):
                 self._tally.problem(os.path.join(frame.path, name), "does not exist")
 
@@ -151,7 +140,7 @@ class Walker:
         """Handle entries up to the next folder that is to be entered; None when the folder is done."""
         while frame.position < len(frame.names):
             entry = frame.names[frame.position]
-            below = None if sources is None else sources[entry.name]
+            below = None if sources is None else sources[entry[0]]
             if sources is not None and below is not None:  # on the way to a source
                 child = self._enter(frame, entry, follow=True)
                 if child is not None:
@@ -175,30 +164,52 @@ class Walker:
         try:
             facts = os.fstat(descriptor)
             with os.scandir(descriptor) as found:
-                # Entries of a descriptor are text; names are bytes everywhere else.
-                names = sorted((_Entry(entry) for entry in found), key=_by_name)
+                # Entries of a descriptor are text; names are bytes everywhere else. No two are equal, so only they are compared.
+                names = sorted([(entry.name.encode(_ENCODING, _ESCAPE), entry) for entry in found])
         except BaseException:
             os.close(descriptor)
             raise
-        return Frame(path, descriptor, facts, device or facts.st_dev, names, 0 if parent is None else parent.root)
+        return Frame(
+            path, descriptor, facts, device or facts.st_dev, names, 0 if parent is None else parent.root, parent
+        )
 
-    def _enter(self, frame: Frame, entry: _Entry, *, follow: bool = False, new_device: bool = False) -> Frame | None:
-        path = os.path.join(frame.path, entry.name)
+    def _enter(self, frame: Frame, item: Listed, *, follow: bool = False, new_device: bool = False) -> Frame | None:
+        name, entry = item
+        path = frame.below(name)
         try:
-            return self._open(entry.name, path, frame, 0 if follow or new_device else frame.device, follow or None)
+            child = self._open(name, path, frame, 0 if follow or new_device else frame.device, follow or None)
         except OSError as e:
             self._tally.problem(path, _reason(e))
             try:
-                frame.nodes.append(self._folder_node(entry.name, entry.stat(), [], path))
+                facts = entry.stat(follow_symlinks=False)
+                frame.entries.append(self._folder_node(name, facts, [], path))
             except OSError:
                 return None
             return None
+        child.place = frame.reserve()
+        return child
+
+    def _finish_folders(self, limit: int) -> None:
+        """Finish the folders whose files are all there; when more than ``limit`` are left, wait for files."""
+        while self._walked:
+            frame = self._walked[0]
+            if frame.waiting:
+                if len(self._walked) <= limit:
+                    return
+                self._give()
+                self._take()
+                continue
+            ids = self._finish(frame)
+            if frame.parent is not None:
+                name = os.path.basename(frame.path)
+                frame.parent.entries[frame.place] = self._folder_node(name, frame.facts, ids, frame.descriptor)
+            self._walked.popleft()
+            os.close(frame.descriptor)
 
     def _finish(self, frame: Frame) -> list[bytes]:
         """Store a folder's tree; returns its segments."""
-        self._count_packs(frame)
         ids = []
-        for segment in tree.segments(frame.nodes):
+        for segment in tree.segments([entry for entry in frame.entries if entry is not None]):
             chunk_id = self._tree_id(segment)
             self._sink.add(TREE, chunk_id, segment, (0, 0))
             ids.append(chunk_id)
@@ -210,238 +221,203 @@ class Walker:
             self._tally.dirs_unmodified += 1
         else:
             self._tally.dirs_changed += 1
-        if known is None or known.files != frame.record.files or known != frame.record:
-            self._cache.store(frame.path, frame.record)
+        self._records.finish(frame)
         self._tally.tick(frame.path)
         return ids
 
     def _folder_node(self, name: bytes, facts: os.stat_result, ids: list[bytes], target: int | bytes) -> bytes:
-        self._tally.uids.add(facts.st_uid)
-        self._tally.gids.add(facts.st_gid)
+        self._owners(facts.st_uid, facts.st_gid)
         found = xattrs(target)
-        node = Node(
-            name,
-            tree.DIR,
-            facts.st_mode & 0o7777,
-            facts.st_uid,
-            facts.st_gid,
-            facts.st_mtime_ns,
-            0,
-            ids,
-            None,
-            {"x": found} if found else None,
+        extra = {"x": found} if found else None
+        mode = facts.st_mode & 0o7777
+        return encode_node(
+            Node(name, tree.DIR, mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, 0, ids, None, extra)
         )
-        return encode_node(node)
+
+    def _owners(self, uid: int, gid: int) -> None:
+        self._tally.uids.add(uid)
+        self._tally.gids.add(gid)
 
     # -- entries ---------------------------------------------------------------------------------------------------
 
-    def _entry(self, frame: Frame, entry: _Entry, *, named: bool = False) -> Frame | None:
+    def _entry(self, frame: Frame, item: Listed, *, named: bool = False) -> Frame | None:
         """Handle one entry; returns a frame when it is a folder to walk."""
-        path = frame.path + b"/" + entry.name if frame.path != b"/" else b"/" + entry.name
+        name, entry = item
         try:
-            facts = entry.stat()
-            kind = kind_of(facts.st_mode)
-            if kind is None:
-                return None  # a socket: nothing in it could be restored
-            if not named and self._rules.excludes and self._rules.excludes.match(path, folder=kind == tree.DIR):
+            folder = entry.is_dir(follow_symlinks=False)
+            if not named and self._rules.excludes and self._rules.excludes.match(frame.below(name), folder=folder):
                 return None
-            if kind == tree.DIR:
-                return self._subfolder(frame, entry, facts, named=named)
-            if kind == tree.FILE:
-                encoded = self._file(frame, entry.name, facts, path)
-            else:
-                encoded = self._special(frame, entry.name, kind, facts, path)
-        except FileNotFoundError:
-            self._tally.problem(path, "vanished")
-            return None
+            if folder:
+                return self._subfolder(frame, item, named=named)
+            if entry.is_file(follow_symlinks=False):
+                self._file(frame, name, entry)
+                return None
+            facts = entry.stat(follow_symlinks=False)
+            kind = kind_of(facts.st_mode)
+            if kind is not None:  # else a socket: nothing in it could be restored
+                frame.entries.append(self._special(frame, name, kind, facts))
         except OSError as e:
-            self._tally.problem(path, _reason(e))
-            return None
-        if encoded is not None:
-            frame.nodes.append(encoded)
+            self._tally.problem(frame.below(name), _reason(e))
         return None
 
-    def _subfolder(self, frame: Frame, entry: _Entry, facts: os.stat_result, *, named: bool) -> Frame | None:
+    def _subfolder(self, frame: Frame, item: Listed, *, named: bool) -> Frame | None:
+        facts = item[1].stat(follow_symlinks=False)
         if (facts.st_dev, facts.st_ino) in self._rules.skip:
             return None
-        child = self._enter(frame, entry, new_device=named)
+        child = self._enter(frame, item, new_device=named)
         if child is None:
             return None
         if self._rules.one_file_system and not named and child.facts.st_dev != frame.device:
             child.names = []
         elif self._rules.exclude_caches and is_cache_folder(child.descriptor):
-            child.names = [item for item in child.names if is_cache_tag(item.name)]
+            child.names = [below for below in child.names if is_cache_tag(below[0])]
         return child
 
-    def _special(self, frame: Frame, name: bytes, kind: int, facts: os.stat_result, path: bytes) -> bytes:
+    def _special(self, frame: Frame, name: bytes, kind: int, facts: os.stat_result) -> bytes:
         content: bytes | int | None = None
         if kind == tree.SYMLINK:
             content = os.readlink(name, dir_fd=frame.descriptor)
         elif kind in (tree.CHAR, tree.BLOCK):
             content = facts.st_rdev
         self._tally.others += 1
-        self._owners(facts)
+        self._owners(facts.st_uid, facts.st_gid)
         extra: dict[str, Any] = {}
         found = xattrs(b"/proc/self/fd/%d/%s" % (frame.descriptor, name))
         if found:
             extra["x"] = found
         if facts.st_nlink > 1:
-            extra["l"] = _link_key(facts)
+            extra["l"] = link_key(Facts.of(name, facts))
+        mode = facts.st_mode & 0o7777
         return encode_node(
-            Node(
-                name,
-                kind,
-                facts.st_mode & 0o7777,
-                facts.st_uid,
-                facts.st_gid,
-                facts.st_mtime_ns,
-                0,
-                content,
-                None,
-                extra or None,
-            )
+            Node(name, kind, mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, 0, content, None, extra or None)
         )
 
-    def _owners(self, facts: os.stat_result) -> None:
-        self._tally.uids.add(facts.st_uid)
-        self._tally.gids.add(facts.st_gid)
+    # -- files -----------------------------------------------------------------------------------------------------
 
-    def _file(self, frame: Frame, name: bytes, facts: os.stat_result, path: bytes) -> bytes | None:
-        self._owners(facts)
-        entry = frame.unchanged.get(name)
-        if entry is not None and entry[0] == fingerprint(facts):
-            self._tally.files_unmodified += 1
-            self._tally.bytes_read += facts.st_size
-            frame.record.files[name] = entry
-            return entry[1]
+    def _file(self, frame: Frame, name: bytes, entry: os.DirEntry[str]) -> None:
+        record = frame.unchanged.get(name)
+        if record is not None:
+            found = entry.stat(follow_symlinks=False)
+            if record[0] == fingerprint(Facts.of(name, found)):
+                self._owners(found.st_uid, found.st_gid)
+                self._tally.files_unmodified += 1
+                self._tally.bytes_read += found.st_size
+                frame.record.files[name] = record
+                frame.entries.append(record[1])
+                return
+        frame.waiting += 1
+        self._queue(frame, frame.root, frame.reserve(), name)
+
+    def _queue(self, frame: Frame, root: int, place: int, name: bytes) -> None:
+        self._batch.add(frame, root, place, name)
+        if self._batch.full:
+            self._give()
+
+    def _give(self) -> None:
+        """Hand the batch over to be read, waiting for earlier ones while the readers are busy."""
         self._check()
-        descriptor = os.open(name, _FILE_FLAGS, dir_fd=frame.descriptor)
+        batch, self._batch = self._batch, Batch()
+        if batch.count:
+            while self._readers.busy:
+                self._take()
+            self._readers.give(batch)
+
+    def _take(self) -> None:
+        """Take over the files of the oldest batch."""
+        read = self._readers.take()
+        if read is not None:
+            self._take_over(read)
+
+    def _take_over(self, read: Read) -> None:
+        rows = iter(read.rows)
+        position = 0
+        again: list[tuple[Frame, int, int, bytes]] = []
+        owner = (-1, -1)
+        for part in read.batch.folders:
+            frame, root = part.frame, part.root
+            for place, name in zip(part.places, part.names, strict=True):
+                row = next(rows)
+                end = position + row.length if row.chunk_id is not None else position
+                if row.status in (READ, CHANGED):
+                    if owner != (row.uid, row.gid):
+                        owner = (row.uid, row.gid)
+                        self._owners(*owner)
+                    if row.chunk_id is not None:
+                        self._sink.add(DATA, row.chunk_id, bytes(read.data[position:end]), (row.uid, root))
+                    self._small(frame, place, name, row)
+                elif row.status == LARGE:
+                    self._large(frame, place, name, root)
+                elif row.status == NO_ROOM:
+                    again.append((frame, root, place, name))
+                else:
+                    self._tally.problem(frame.below(name), _reason(OSError(row.length, os.strerror(row.length))))
+                position = end
+            frame.waiting -= len(part.names)
+            self._tally.tick(frame.path)
+        for frame, root, place, name in again:
+            frame.waiting += 1
+            self._queue(frame, root, place, name)
+
+    def _small(self, frame: Frame, place: int, name: bytes, row: Row) -> None:
+        frame.entries[place] = row.entry
+        if row.mark:
+            frame.record.files[name] = (row.mark, row.entry, row.chunk_id)
+        if row.status == CHANGED:
+            self._tally.problem(frame.below(name), "changed while being read")
+        self._was_read(frame, name, row.length)
+
+    def _large(self, frame: Frame, place: int, name: bytes, root: int) -> None:
+        """Read a file that is large or sparse."""
         try:
-            before, contents = facts, self._reader.file(descriptor, facts, (facts.st_uid, frame.root))
-            found = xattrs(descriptor)
-            after = os.fstat(descriptor)
-            if not same_file(before, after):  # written to, or replaced by a new file, since it was listed: once more
-                before = after
-                if kind_of(before.st_mode) != tree.FILE:
-                    raise FileNotFoundError
+            self._stream(frame, place, name, root)
+        except OSError as e:
+            self._tally.problem(frame.below(name), _reason(e))
+
+    def _stream(self, frame: Frame, place: int, name: bytes, root: int) -> None:
+        self._check()
+        descriptor = os.open(name, FILE_FLAGS, dir_fd=frame.descriptor)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):  # replaced since its folder was listed
+                raise FileNotFoundError
+            contents = self._contents.file(descriptor, found, (found.st_uid, root))
+            attributes = xattrs(descriptor)
+            facts, after = Facts.of(name, found), os.fstat(descriptor)
+            changed = False
+            if Facts.of(name, after) != facts:  # written to meanwhile: once more
+                facts = Facts.of(name, after)
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                contents = self._reader.file(descriptor, before, (before.st_uid, frame.root))
-                found = xattrs(descriptor)
-                after = os.fstat(descriptor)
+                contents = self._contents.file(descriptor, after, (facts.uid, root))
+                attributes = xattrs(descriptor)
+                changed = Facts.of(name, os.fstat(descriptor)) != facts
         finally:
             os.close(descriptor)
-        changed = not same_file(before, after)
-        encoded = _encode_file(name, before, contents, found, changed=changed)
-        if len(encoded) > MAX_CHUNK:
+        entry = encode_file(facts, contents.size, contents.content, contents.sha256, attributes, changed=changed)
+        if len(entry) > MAX_CHUNK:
             raise OSError(errno.EFBIG, "too large for one file of this format (about 200 GB)")
+        frame.entries[place] = entry
+        self._owners(facts.uid, facts.gid)
         if changed:
-            self._tally.problem(path, "changed while being read")
-        elif before.st_ctime_ns < self._now_ns - _RACY_NS:
+            self._tally.problem(frame.below(name), "changed while being read")
+        elif facts.ctime_ns < self._settled:
             references = contents.content
             if isinstance(references, list):
                 references = [row for row in references if row[0] is not None]
-            frame.record.files[name] = (fingerprint(before), encoded, references)
+            frame.record.files[name] = (fingerprint(facts), entry, references)
+        self._was_read(frame, name, contents.size)
+        self._tally.tick(frame.path)
+
+    def _was_read(self, frame: Frame, name: bytes, size: int) -> None:
         if frame.known is not None and name in frame.known.files:
             self._tally.files_changed += 1
         else:
             self._tally.files_new += 1
         self._tally.bytes_in_file = 0
-        self._tally.bytes_read += contents.size
-        self._tally.tick(path)
-        return encoded
-
-    # -- unchanged files -------------------------------------------------------------------------------------------
-
-    def _find_unchanged(self, frame: Frame) -> None:
-        """Which files of last time's record still have all their chunks in usable packs."""
-        known = frame.known
-        if known is None:
-            return
-        if known.packs is not None and all(self._sink.is_usable(pack) for pack in known.packs):
-            frame.unchanged = known.files
-            return
-        ids = [chunk for entry in known.files.values() for chunk, _ in _references(entry)]
-        found = self._sink.known(ids)
-        frame.unchanged = {
-            name: entry for name, entry in known.files.items() if all(chunk in found for chunk, _ in _references(entry))
-        }
-
-    def _count_packs(self, frame: Frame) -> None:
-        """Note which packs the folder's files rest on, in the record too, so that next time no chunk is looked up."""
-        known = frame.known
-        if known is not None and known.packs is not None and known.files == frame.record.files:
-            packs: dict[int, int] | None = known.packs
-            if not all(self._sink.is_usable(pack) for pack in known.packs):
-                packs = self._locate(frame)
-        else:
-            packs = self._locate(frame)
-        frame.record.packs = packs
-        for pack, length in (packs or {}).items():
-            self._sink.count(pack, length)
-
-    def _locate(self, frame: Frame) -> dict[int, int] | None:
-        """Packs and bytes of the files taken over; None while some chunk's pack is not known yet."""
-        kept = {name for name, entry in frame.record.files.items() if frame.unchanged.get(name) is entry}
-        references = [pair for name in kept for pair in _references(frame.record.files[name])]
-        found = self._sink.known(chunk for chunk, _ in references)
-        packs: dict[int, int] = {}
-        for chunk, length in references:
-            if chunk not in found:
-                raise CacheError("the local cache contradicts itself; delete it and run again, nothing is lost")
-            pack = found[chunk]
-            packs[pack] = packs.get(pack, 0) + length
-        if len(kept) == len(frame.record.files):
-            return packs
-        for pack, length in packs.items():
-            self._sink.count(pack, length)
-        return None
-
-
-def _by_name(entry: _Entry) -> bytes:
-    return entry.name
-
-
-def _references(entry: Entry) -> Iterable[tuple[bytes, int]]:
-    references = entry[2]
-    if references is None:
-        return ()
-    if isinstance(references, bytes):
-        return ((references, int.from_bytes(entry[0][8:16], "big")),)
-    return ((row[0], row[1]) for row in references)
-
-
-def _link_key(facts: os.stat_result) -> bytes:
-    return facts.st_dev.to_bytes(8, "big") + facts.st_ino.to_bytes(8, "big")
-
-
-def _encode_file(
-    name: bytes, facts: os.stat_result, contents: Contents, found: dict[bytes, bytes] | None, *, changed: bool
-) -> bytes:
-    extra: dict[str, Any] = {}
-    if found:
-        extra["x"] = found
-    if facts.st_nlink > 1:
-        extra["l"] = _link_key(facts)
-    if changed:
-        extra["c"] = True
-    return encode_row(
-        [
-            name,
-            tree.FILE,
-            facts.st_mode & 0o7777,
-            facts.st_uid,
-            facts.st_gid,
-            facts.st_mtime_ns,
-            contents.size,
-            contents.content,
-            contents.sha256,
-            extra or None,
-        ]
-    )
+        self._tally.bytes_read += size
 
 
 def _reason(e: OSError) -> str:
-    if isinstance(e, FileNotFoundError):
+    if e.errno == errno.ENOENT or isinstance(e, FileNotFoundError):
         return "vanished"
     return f"cannot be read: {e.strerror or e}"
 

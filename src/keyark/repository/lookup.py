@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from keyark.errors import IntegrityError, NoKeyError, ObjectNotFound
 from keyark.repository.cache import Cache, CachedPack
@@ -18,7 +19,7 @@ from keyark.repository.unlocked import Unlocked
 from keyark.repository.wire import ObjectType
 from keyark.storage.protocol import Storage
 
-_PARALLEL = 8
+_PARALLEL = 4  # index objects under way
 _FOREIGN = b"foreign:"  # cache keys of packs that belong to other compartments
 
 Warn = Callable[[str], None]
@@ -72,25 +73,20 @@ class Lookup:
         self.damaged.append((name, what))
         self._warn(f"{what}; `keyark verify --repair-index` rebuilds the index")
 
-    def numbers(self) -> dict[bytes, int]:
-        """Local number of every known pack."""
-        return {pack.sha256: pack.num for pack in self.cache.packs()}
-
     def ensure_packs(self, wanted: Iterable[bytes]) -> dict[bytes, CachedPack]:
         """The cached facts of ``wanted`` packs; a pack that no index names is asked itself. Unreadable ones are left out."""
-        known = {pack.sha256: pack for pack in self.cache.packs()}
-        names = list(wanted)
-        missing = [sha256 for sha256 in names if sha256 not in known]
-        for sha256 in missing:
-            name = pack_name(sha256)
-            try:
-                head, blocks, size = self.reader.directory(name)
-            except (IntegrityError, ObjectNotFound):
-                continue
-            self.cache.add_index(None, head.compartment, [_indexed(sha256, head.kind, size, blocks)])
-        if missing:
-            known = {pack.sha256: pack for pack in self.cache.packs()}
-        return {sha256: known[sha256] for sha256 in names if sha256 in known}
+        known = self.cache.numbers()
+        found = {}
+        for sha256 in wanted:
+            number = known.get(sha256)
+            if number is None:
+                try:
+                    head, blocks, size = self.reader.directory(pack_name(sha256))
+                except (IntegrityError, ObjectNotFound):
+                    continue
+                (number,) = self.cache.add_index(None, head.compartment, [_indexed(sha256, head.kind, size, blocks)])
+            found[sha256] = self.cache.pack(number)
+        return found
 
     def adopt(self, compartment: bytes, unknown: Iterable[bytes]) -> None:
         """Packs of this compartment that no index names, left by a crash: verified as a whole and taken over."""
@@ -140,8 +136,18 @@ def _indexed(sha256: bytes, kind: int, size: int, blocks: Sequence[BlockPlace]) 
 
 def _parallel(
     function: Callable[[str], IndexObject | None], names: Sequence[str]
-) -> Iterable[tuple[str, IndexObject | None]]:
+) -> Iterator[tuple[str, IndexObject | None]]:
+    """Call ``function`` for each name, a few ahead of the one that is handed out: index objects are large."""
     if len(names) <= 1:
-        return [(name, function(name)) for name in names]
+        yield from ((name, function(name)) for name in names)
+        return
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        return list(zip(names, pool.map(function, names), strict=True))
+        ahead: deque[tuple[str, Future[IndexObject | None]]] = deque()
+        for name in names:
+            ahead.append((name, pool.submit(function, name)))
+            if len(ahead) > _PARALLEL:
+                done, future = ahead.popleft()
+                yield done, future.result()
+        while ahead:
+            done, future = ahead.popleft()
+            yield done, future.result()

@@ -1,0 +1,274 @@
+"""Who reads small files: forked processes beside the walk, or, where there is nothing to gain, the walk's own thread.
+
+Per small file the kernel's part (open, read, attributes, close) and the two hashes cost more than everything else, and Python
+threads cannot share that work; processes can (docs/performance.md). A batch travels in a slot of shared memory: the
+job, then the rows that answer it, in the slot's first part, the files' bytes in the rest. Folders travel as descriptors.
+A reader process asks the storage nothing, opens nothing but the files it is told to, and ends when its socket closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgpack
+
+from keyark.backup.frames import Frame
+from keyark.backup.smallfiles import LARGE, Row, SmallFileReader
+from keyark.errors import KeyarkError
+
+_ROWS_ROOM = 1 << 20  # bytes of a slot for the job and the rows
+_DATA_ROOM = 4 << 20  # bytes of a slot for the files' content
+_SLOTS = 2  # batches under way in one process
+_PROCESSES = 2
+_MAX_FILES = 512  # in one batch
+_MAX_FOLDERS = 64  # in one batch: each is a descriptor that travels with it
+_RESERVE = _MAX_FILES * 128  # bytes of the rows' room kept free for rows without an entry
+
+
+@dataclass(slots=True)
+class FolderPart:
+    """Small files of one folder and source root, with their places among the folder's entries."""
+
+    frame: Frame
+    root: int
+    places: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Small files to be read, folder by folder."""
+
+    folders: list[FolderPart] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, frame: Frame, root: int, place: int, name: bytes) -> None:
+        part = self.folders[-1] if self.folders else None
+        if part is None or part.frame is not frame or part.root != root:
+            part = FolderPart(frame, root)
+            self.folders.append(part)
+        part.places.append(place)
+        part.names.append(name)
+        self.count += 1
+
+    @property
+    def full(self) -> bool:
+        return self.count >= _MAX_FILES or len(self.folders) >= _MAX_FOLDERS
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A batch that has been read: for each file its row, and all their bytes, one file after the other."""
+
+    batch: Batch
+    rows: Sequence[Row]
+    data: memoryview
+
+
+class Readers(Protocol):
+    """Reads batches in the order in which they came."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch must be taken before another may be given."""
+        ...
+
+    def give(self, batch: Batch) -> None: ...
+
+    def take(self) -> Read | None:
+        """The oldest batch given; None when there is none. Its data are good until the next call."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def start_readers(reader: SmallFileReader) -> Readers:
+    """Reader processes where there are cores for them and no other thread runs (which a fork would leave behind)."""
+    if (os.cpu_count() or 1) > 1 and threading.active_count() == 1 and sys.platform == "linux":
+        return ReaderProcesses(reader)
+    return OwnThread(reader)
+
+
+def _read_files(
+    reader: SmallFileReader, folders: Iterable[tuple[int, Sequence[bytes]]], room: memoryview
+) -> Iterator[Row]:
+    position = 0
+    for folder, names in folders:
+        for name in names:
+            row = reader.read(folder, name, room[position:])
+            if row.chunk_id is not None:
+                position += row.length
+            yield row
+
+
+class OwnThread:
+    """Reads in the thread that asks."""
+
+    def __init__(self, reader: SmallFileReader) -> None:
+        self._reader = reader
+        self._batch: Batch | None = None
+        self._room: memoryview | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._batch is not None
+
+    def give(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def take(self) -> Read | None:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return None
+        self._room = self._room or memoryview(bytearray(_DATA_ROOM))
+        folders = ((part.frame.descriptor, part.names) for part in batch.folders)
+        return Read(batch, list(_read_files(self._reader, folders, self._room)), self._room)
+
+    def close(self) -> None:
+        self._room = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Shared memory for one batch."""
+
+    rows: memoryview
+    data: memoryview
+
+
+class _Process:
+    """One reader process, seen from the walk."""
+
+    def __init__(self, reader: SmallFileReader, others: Sequence[_Process]) -> None:
+        size = _ROWS_ROOM + _DATA_ROOM
+        shared = memoryview(mmap.mmap(-1, _SLOTS * size))
+        self.slots = [
+            _Slot(shared[start : start + _ROWS_ROOM], shared[start + _ROWS_ROOM : start + size])
+            for start in range(0, _SLOTS * size, size)
+        ]
+        self._ended, self._status = False, 0
+        self.socket, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                for other in (*others, self):
+                    other.socket.close()
+                _serve(theirs, self.slots, reader)
+                status = 0
+            except BaseException:  # noqa: BLE001 - a child must never return into its parent's code; the parent sees the end
+                status = 1
+            finally:
+                os._exit(status)
+        theirs.close()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn a broken connection into the end that the process came to."""
+        try:
+            yield
+        except ConnectionError as e:
+            status = self.close()
+            how = f"was killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "failed"
+            raise KeyarkError(f"a reader process of this backup {how}; nothing is lost, run the backup again") from e
+
+    def close(self) -> int:
+        """End the process; returns its wait status."""
+        self.socket.close()
+        if not self._ended:
+            self._ended = True
+            with contextlib.suppress(ChildProcessError):
+                self._status = os.waitpid(self.pid, 0)[1]
+        return self._status
+
+
+def _serve(connection: socket.socket, slots: Sequence[_Slot], reader: SmallFileReader) -> None:
+    """A reader process: answer jobs until the socket closes. Ctrl-C is the walk's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, 5, _MAX_FOLDERS)
+        if not message:
+            return
+        slot = slots[message[0]]
+        try:
+            job = msgpack.unpackb(slot.rows[: int.from_bytes(message[1:], "big")], use_list=True)
+            length = _answer(_read_files(reader, zip(descriptors, job, strict=True), slot.data), slot.rows)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        connection.sendall(length.to_bytes(4, "big"))
+
+
+def _answer(rows: Iterator[Row], room: memoryview) -> int:
+    """Write rows where the job was; a row that does not fit (huge attributes) is left to the walk."""
+    packer = msgpack.Packer(use_bin_type=True)
+    position = 0
+    for row in rows:
+        packed = packer.pack(row)
+        if position + len(packed) > len(room) - _RESERVE:
+            # Its bytes stay in the data room, so the length is kept and only the entry is dropped.
+            packed = packer.pack(Row(LARGE, row.length, row.chunk_id))
+        room[position : position + len(packed)] = packed
+        position += len(packed)
+    return position
+
+
+class ReaderProcesses:
+    """Forked processes that take batches in turn."""
+
+    def __init__(self, reader: SmallFileReader) -> None:
+        self._processes: list[_Process] = []
+        self._given: deque[tuple[_Process, int, Batch]] = deque()
+        self._number = 0
+        try:
+            for _ in range(_PROCESSES):
+                self._processes.append(_Process(reader, self._processes))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def busy(self) -> bool:
+        return len(self._given) >= _SLOTS * len(self._processes)
+
+    def give(self, batch: Batch) -> None:
+        process = self._processes[self._number % len(self._processes)]
+        slot = self._number // len(self._processes) % _SLOTS
+        self._number += 1
+        job = msgpack.packb([part.names for part in batch.folders], use_bin_type=True)
+        process.slots[slot].rows[: len(job)] = job
+        descriptors = [part.frame.descriptor for part in batch.folders]
+        with process.watched():
+            socket.send_fds(process.socket, [bytes([slot]) + len(job).to_bytes(4, "big")], descriptors)
+        self._given.append((process, slot, batch))
+
+    def take(self) -> Read | None:
+        if not self._given:
+            return None
+        process, number, batch = self._given.popleft()
+        with process.watched():
+            answer = process.socket.recv(4, socket.MSG_WAITALL)
+            if len(answer) != 4:
+                raise ConnectionResetError
+        slot = process.slots[number]
+        unpacker = msgpack.Unpacker(use_list=False)
+        unpacker.feed(slot.rows[: int.from_bytes(answer, "big")])
+        return Read(batch, [Row._make(row) for row in unpacker], slot.data)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+        self._processes = []

@@ -1,0 +1,105 @@
+"""Which files can be taken over from last time's record, and which packs they rest on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from keyark.backup.filescache import Entry, FilesCache, FolderRecord
+from keyark.backup.frames import Frame
+from keyark.backup.sink import ChunkSink
+from keyark.repository.cache import CacheError
+
+_HELD = 20_000  # files in records that wait for their packs
+
+
+def find_unchanged(frame: Frame, sink: ChunkSink) -> None:
+    """Note which files of last time's record still have all their chunks in usable packs."""
+    known = frame.known
+    if known is None:
+        return
+    if known.packs is not None and all(sink.is_usable(pack) for pack in known.packs):
+        frame.unchanged = known.files
+        return
+    found = sink.known([chunk for entry in known.files.values() for chunk, _ in _references(entry)])
+    frame.unchanged = {
+        name: entry for name, entry in known.files.items() if all(chunk in found for chunk, _ in _references(entry))
+    }
+
+
+class Records:
+    """Folder records on their way to the files cache. A record names the packs of its files, so new ones wait for them."""
+
+    def __init__(self, cache: FilesCache, sink: ChunkSink) -> None:
+        self._cache = cache
+        self._sink = sink
+        self._waiting: deque[tuple[bytes, FolderRecord]] = deque()
+        self._files = 0  # in the records that wait
+
+    def finish(self, frame: Frame) -> None:
+        """Count the packs that the folder's unchanged files rest on, and remember the folder if anything in it is new."""
+        known, record = frame.known, frame.record
+        packs = None if known is None or known.files != record.files else known.packs
+        if known is not None and packs is not None and all(self._sink.is_usable(pack) for pack in packs):
+            record.packs = packs
+            for pack, length in packs.items():
+                self._sink.count(pack, length)
+            if known.segments != record.segments:
+                self._cache.store(frame.path, record)
+            return
+        kept = [entry for name, entry in record.files.items() if frame.unchanged.get(name) is entry]
+        if kept:
+            wanted = [chunk for entry in kept for chunk, _ in _references(entry)]
+            found = self._sink.known(wanted)
+            if any(chunk not in found for chunk in wanted):
+                raise CacheError("the local cache contradicts itself; delete it and run again, nothing is lost")
+            for pack, length in _lengths(kept, found).items():
+                self._sink.count(pack, length)
+        self._waiting.append((frame.path, record))
+        self._files += len(record.files)
+        while self._files > _HELD:
+            self._store_first()
+
+    def settle(self) -> None:
+        """Store records whose packs are known by now."""
+        while self._waiting and self._complete(self._waiting[0][1]):
+            self._store_first()
+
+    def flush(self) -> None:
+        """Store all of them, at the end of a run, when every pack is stored."""
+        while self._waiting:
+            self._complete(self._waiting[0][1])
+            self._store_first()
+        self._cache.flush()
+
+    def _store_first(self) -> None:
+        path, record = self._waiting.popleft()
+        self._files -= len(record.files)
+        self._cache.store(path, record)
+
+    def _complete(self, record: FolderRecord) -> bool:
+        entries = list(record.files.values())
+        found = self._sink.packs_of([chunk for entry in entries for chunk, _ in _references(entry)])
+        if found is None:
+            return False
+        record.packs = _lengths(entries, found)
+        return True
+
+
+def _lengths(entries: Iterable[Entry], found: dict[bytes, int]) -> dict[int, int]:
+    """Bytes in each pack."""
+    packs: dict[int, int] = {}
+    for entry in entries:
+        for chunk, length in _references(entry):
+            pack = found[chunk]
+            packs[pack] = packs.get(pack, 0) + length
+    return packs
+
+
+def _references(entry: Entry) -> Iterable[tuple[bytes, int]]:
+    references = entry[2]
+    if references is None:
+        return ()
+    if isinstance(references, bytes):
+        return ((references, int.from_bytes(entry[0][8:16], "big")),)
+    return ((row[0], row[1]) for row in references)
