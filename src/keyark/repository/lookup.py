@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from keyark.errors import IntegrityError, NoKeyError, ObjectNotFound
 from keyark.repository.cache import Cache, CachedPack
+from keyark.repository.fetching import fetch
 from keyark.repository.index import IndexedPack, IndexObject, decode_index
 from keyark.repository.keyring import Keyring
 from keyark.repository.loading import writer_of
@@ -42,7 +43,7 @@ class Lookup:
         if parsed is None or parsed.type is not ObjectType.INDEX:
             raise IntegrityError(f"{name}: not the name of an index object")
         writer = writer_of(self._keyring, parsed, name)
-        return decode_index(self._storage.get(name), name, self._keyring.repository, writer.verify)
+        return decode_index(fetch(self._storage, name, ObjectType.INDEX), name, self._keyring.repository, writer.verify)
 
     def sync(self, compartment: bytes) -> None:
         """Take over index objects that are new. Damaged ones are named and left out: packs can be read without them."""
@@ -103,7 +104,7 @@ class Lookup:
                 if self.reader.head(name).compartment != compartment:
                     self.cache.put_folders([(key, b"")])
                     continue
-                data = self._storage.get(name)
+                data = fetch(self._storage, name, ObjectType.PACK)
                 head = self.reader.verified(name, sha256, data)
                 if self._keyring.writers[head.writer].revoked is not None:
                     continue

@@ -101,6 +101,9 @@ class _Prune:
             raise HistoryError(
                 f"cannot prune while there is an alarm: {history.alarms[0].what}. Nothing was deleted; see `keyark verify`"
             )
+        # What was shown once must be shown again: a listing that is cut short later is then an alarm, not a licence.
+        keyring = self.repository.keyring
+        self.repository.state.advance_pins((keyring.generation, keyring.sha256), history.heads())
         return history
 
     def _listed(self, history: History) -> _Listed:
