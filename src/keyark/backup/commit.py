@@ -59,7 +59,7 @@ def _write_index_object(repository: Repository, identity: Identity, packs: Seque
     )
     name = index_name(identity.compartment, identity.writer.id, sha256)
     repository.storage.put(name, parts)
-    repository.lookup.cache.add_index(name, identity.compartment, packs)
+    repository.lookup.cache.add_index(name, identity.compartment, packs, trusted=True)
 
 
 def write_pack_lists(

@@ -149,11 +149,11 @@ class _Backup:
         lookup = repository.lookup
         lookup.sync(compartment)
         present = commit.present_packs(repository)
-        known = {pack.sha256: pack for pack in lookup.cache.packs()}
+        known = {pack.sha256: pack for pack in lookup.cache.packs(compartment)}
         if identity is not None:
             lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
         bad = marks.packs | lost
-        packs = {pack.num: pack for pack in lookup.cache.packs() if pack.compartment == compartment}
+        packs = {pack.num: pack for pack in lookup.cache.packs(compartment)}
         usable = frozenset(num for num, pack in packs.items() if pack.sha256 in present and pack.sha256 not in bad)
         keys = repository.keys.compartment(compartment, generation)
         packer = None if identity is None else Packer(repository.storage, self._pack_facts(identity), self.compression)

@@ -5,6 +5,7 @@ SQLite, disposable, bound to the repository id. It holds no content: folder reco
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import struct
@@ -16,18 +17,20 @@ from keyark.errors import KeyarkError
 from keyark.repository.index import IndexedPack
 from keyark.repository.packs import BlockPlace
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS packs (num INTEGER PRIMARY KEY, sha BLOB UNIQUE NOT NULL, compartment BLOB NOT NULL,
+CREATE TABLE IF NOT EXISTS packs (num INTEGER PRIMARY KEY AUTOINCREMENT, sha BLOB NOT NULL, compartment BLOB NOT NULL,
   kind INTEGER NOT NULL, size INTEGER NOT NULL, data_length INTEGER NOT NULL, blocks BLOB NOT NULL,
-  indexed INTEGER NOT NULL);
+  indexed INTEGER NOT NULL, digest BLOB NOT NULL, trust INTEGER NOT NULL, UNIQUE (sha, compartment));
 CREATE TABLE IF NOT EXISTS chunks (id BLOB NOT NULL, pack INTEGER NOT NULL, place INTEGER NOT NULL,
   PRIMARY KEY (id, pack)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexes (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexes (name TEXT PRIMARY KEY, packs BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS folders (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pack_lists (content BLOB PRIMARY KEY, sha BLOB NOT NULL) WITHOUT ROWID;
 """
+# How far a pack's entry is trusted: index objects contradict each other; an index object says so; the pack itself does.
+_DISPUTED, _CLAIMED, _TRUSTED = -1, 0, 1
 _SPAN = struct.Struct(">QII")  # offset, length, chunks
 _BATCH = 500  # parameters of one query
 PLACE_SHIFT = 16  # a place is block number << 16 | position in the block
@@ -104,34 +107,67 @@ class Cache:
 
     # -- packs and chunks ------------------------------------------------------------------------------------------
 
-    def known_indexes(self) -> set[str]:
+    def known_indexes(self, prefix: str = "") -> set[str]:
         """Names of the index objects already loaded."""
-        return {row[0] for row in self._execute("SELECT name FROM indexes")}
+        return {row[0] for row in self._execute("SELECT name FROM indexes") if row[0].startswith(prefix)}
 
-    def add_index(self, name: str | None, compartment: bytes, packs: Iterable[IndexedPack]) -> None:
-        """Take over an index object's packs and chunks, all or nothing. Without a name: packs that no index names yet."""
+    def add_index(
+        self, name: str | None, compartment: bytes, packs: Iterable[IndexedPack], *, trusted: bool = False
+    ) -> None:
+        """Take over an index object's packs and chunks, all or nothing. Without a name: packs that no index names yet.
+
+        ``trusted`` entries come from the packs themselves and stand against any index object. Two index objects that
+        contradict each other make the pack a disputed one, which is not used until the pack itself has been asked.
+        """
+        entries = list(packs)
+        with self._transaction():
+            for pack in entries:
+                self._add_pack(compartment, pack, indexed=name is not None, trusted=trusted)
+            if name is not None:
+                shas = b"".join(pack.sha256 for pack in entries)
+                self._execute("INSERT OR IGNORE INTO indexes VALUES (?, ?)", (name, shas))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._execute("BEGIN IMMEDIATE")
         try:
-            for pack in packs:
-                self._add_pack(compartment, pack, indexed=name is not None)
-            if name is not None:
-                self._execute("INSERT OR IGNORE INTO indexes VALUES (?)", (name,))
+            yield
             self._execute("COMMIT")
         except BaseException:
             self._db.rollback()
             raise
 
-    def _add_pack(self, compartment: bytes, pack: IndexedPack, *, indexed: bool) -> None:
+    def _add_pack(self, compartment: bytes, pack: IndexedPack, *, indexed: bool, trusted: bool) -> None:
+        digest = pack.digest()
+        sql = "SELECT num, digest, trust FROM packs WHERE sha = ? AND compartment = ?"
+        row = self._execute(sql, (pack.sha256, compartment)).fetchone()
+        if row is None or (trusted and row[1] != digest):
+            self._replace_pack(compartment, pack, None if row is None else row[0], (indexed, digest, trusted))
+            return
+        num, known, trust = row
+        if known != digest and trust != _TRUSTED:
+            trust = _DISPUTED
+        elif known == digest and trusted:
+            trust = _TRUSTED
+        self._execute("UPDATE packs SET indexed = max(indexed, ?), trust = ? WHERE num = ?", (indexed, trust, num))
+
+    def _replace_pack(
+        self, compartment: bytes, pack: IndexedPack, num: int | None, facts: tuple[bool, bytes, bool]
+    ) -> None:
+        indexed, digest, trusted = facts
+        if num is not None:
+            self._drop([num])
         spans = b"".join(_SPAN.pack(block.offset, block.length, block.count) for block in pack.blocks)
-        self._execute(
-            "INSERT INTO packs (sha, compartment, kind, size, data_length, blocks, indexed) VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (sha) DO UPDATE SET indexed = max(indexed, excluded.indexed)",
-            (pack.sha256, compartment, pack.kind, pack.size, pack.data_length, spans, indexed),
+        row = (pack.sha256, compartment, pack.kind, pack.size, pack.data_length, spans, indexed, digest, trusted)
+        cursor = self._execute(
+            "INSERT INTO packs (sha, compartment, kind, size, data_length, blocks, indexed, digest, trust) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
         )
-        num = self._execute("SELECT num FROM packs WHERE sha = ?", (pack.sha256,)).fetchone()[0]
+        number = cursor.lastrowid
         rows = (
-            (block.ids[start : start + 32], num, number << PLACE_SHIFT | start >> 5)
-            for number, block in enumerate(pack.blocks)
+            (block.ids[start : start + 32], number, position << PLACE_SHIFT | start >> 5)
+            for position, block in enumerate(pack.blocks)
             for start in range(0, len(block.ids), 32)
         )
         try:
@@ -139,10 +175,44 @@ class Cache:
         except sqlite3.DatabaseError as e:
             raise CacheError(f"cannot write the cache {self.path}: {e}") from e
 
-    def packs(self) -> Iterator[CachedPack]:
-        """Every pack known, oldest first."""
-        sql = "SELECT num, sha, compartment, kind, size, data_length, blocks FROM packs ORDER BY num"
-        for row in self._execute(sql):
+    def _drop(self, nums: Sequence[int]) -> None:
+        """Numbers are never given again: folder records may still hold them."""
+        marks = ",".join(str(int(num)) for num in nums)
+        self._execute(f"DELETE FROM packs WHERE num IN ({marks})")  # noqa: S608 - numbers only
+        self._execute(f"DELETE FROM chunks WHERE pack IN ({marks})")  # noqa: S608 - numbers only
+        for num in nums:
+            self._packs_by_num.pop(num, None)
+
+    def forget_indexes(self, names: Sequence[str], compartment: bytes) -> None:
+        """Index objects are gone from the repository: what they said, and what others said about the same packs, is to be
+        loaded anew."""
+        with self._transaction():
+            gone: set[bytes] = set()
+            for name in names:
+                row = self._execute("SELECT packs FROM indexes WHERE name = ?", (name,)).fetchone()
+                gone.update(_split(row[0]) if row is not None else ())
+            stale = set(names)
+            for name, shas in list(self._execute("SELECT name, packs FROM indexes")):
+                if not gone.isdisjoint(_split(shas)):
+                    stale.add(name)
+            for name in stale:
+                self._execute("DELETE FROM indexes WHERE name = ?", (name,))
+            sql = "SELECT num FROM packs WHERE sha = ? AND compartment = ?"
+            rows = (self._execute(sql, (sha256, compartment)).fetchone() for sha256 in gone)
+            self._drop([row[0] for row in rows if row is not None])
+
+    def disputed(self, compartment: bytes) -> list[bytes]:
+        """Packs about which index objects contradict each other."""
+        sql = "SELECT sha FROM packs WHERE trust = ? AND compartment = ?"
+        return [row[0] for row in self._execute(sql, (_DISPUTED, compartment))]
+
+    def packs(self, compartment: bytes) -> Iterator[CachedPack]:
+        """Every pack known of a compartment, oldest first, without those that are disputed."""
+        sql = (
+            "SELECT num, sha, compartment, kind, size, data_length, blocks FROM packs "
+            "WHERE compartment = ? AND trust >= 0 ORDER BY num"
+        )
+        for row in self._execute(sql, (compartment,)):
             yield self._pack(row)
 
     def unindexed(self, compartment: bytes) -> list[bytes]:
@@ -181,21 +251,6 @@ class Cache:
         """All chunk ids of a pack."""
         return [row[0] for row in self._execute("SELECT id FROM chunks WHERE pack = ?", (num,))]
 
-    def drop_packs(self, nums: Sequence[int]) -> None:
-        """Forget packs that are gone from the repository."""
-        if not nums:
-            return
-        self._execute("BEGIN IMMEDIATE")
-        try:
-            for num in nums:
-                self._execute("DELETE FROM packs WHERE num = ?", (num,))
-                self._packs_by_num.pop(num, None)
-            self._execute("DELETE FROM chunks WHERE pack NOT IN (SELECT num FROM packs)")
-            self._execute("COMMIT")
-        except BaseException:
-            self._db.rollback()
-            raise
-
     # -- folders and pack lists ------------------------------------------------------------------------------------
 
     def folder(self, key: bytes) -> bytes | None:
@@ -226,3 +281,7 @@ class Cache:
         except BaseException:
             self._db.rollback()
             raise
+
+
+def _split(shas: bytes) -> list[bytes]:
+    return [shas[start : start + 32] for start in range(0, len(shas), 32)]
