@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from hostile import Thief, new_writer, path_of
+from keyark.errors import HistoryError
 from keyark.repository.chunkids import DATA, chunk_id_function
 from keyark.repository.index import IndexedPack
 from keyark.repository.packlists import PackUse
 from keyark.repository.packs import BlockPlace
 from keyark.secret import Secret
-from keyark.upkeep.model import PruneRequest
+from keyark.upkeep.forget import forget
+from keyark.upkeep.model import ForgetRequest, PruneRequest
 from keyark.upkeep.prune import prune
-from support import Sandbox, below, fill, picture
+from support import FakeClock, Sandbox, below, fill, picture
 
 
 def keys_of(sandbox: Sandbox, compartment: bytes) -> tuple[Secret, Secret]:
@@ -112,13 +114,41 @@ def test_a_lie_that_nothing_contradicts_is_found_by_verify_and_ended_by_a_repair
 def test_a_lie_about_how_little_of_foreign_packs_is_used_marks_none_of_them(ready: Sandbox, tmp_path: Path) -> None:
     source = fill(tmp_path / "source", {"a": os.urandom(3000)})
     ready.backup(source)
-    thief = Thief(ready, new_writer(ready, "web"))
-    sha256 = thief.pack_list([PackUse(pack, size, 1 << 60, 0) for pack, size in packs_of(ready)])
-    thief.snapshot(1, None, pack_lists=[sha256])
+    for number in range(4):  # whatever the order of compartments
+        thief = Thief(ready, new_writer(ready, f"web {number}"))
+        sha256 = thief.pack_list([PackUse(pack, size, 1 << 60, 0) for pack, size in packs_of(ready)])
+        thief.snapshot(1, None, pack_lists=[sha256])
     with ready.open() as repository:
         assert prune(repository, PruneRequest(grace_seconds=0), ready.context).packs_thin == 0
         assert not repository.marks().packs
     assert ready.backup(source, force=True).data_added < 3000
+
+
+def test_a_flood_in_drops_cannot_push_good_snapshots_out_either(ready: Sandbox, tmp_path: Path) -> None:
+    """Ten a day stay below what one look finds abnormal; three days of it would have replaced thirty good ones."""
+    clock = ready.clock
+    assert isinstance(clock, FakeClock)
+    source = fill(tmp_path / "source", {"a": b"1"})
+    good = []
+    for _ in range(20):
+        good.append(ready.backup(source).snapshot_id)
+        with ready.open() as repository:
+            forget(repository, ForgetRequest(keep_last=20), ready.context)
+        clock.pass_days(1)
+
+    def flood() -> None:
+        for _ in range(3):
+            for _ in range(9):
+                ready.backup(source)
+            with ready.open() as repository:
+                forget(repository, ForgetRequest(keep_last=20), ready.context)
+            clock.pass_days(1)
+
+    with pytest.raises(HistoryError, match="stolen"):
+        flood()
+    with ready.open() as repository:
+        live = {item.id.hex() for item in repository.history("test").live}
+    assert len(live.intersection(map(str, good))) >= 10
 
 
 def test_lists_that_would_fill_an_operators_memory_are_refused(ready: Sandbox, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keyark.crypto.signing import signature_length
-from keyark.crypto.suites import Aead
+from keyark.crypto.suites import FIPS_SUITES, Aead
 from keyark.errors import DamagedError, ForgedError, ObjectNotFound
 from keyark.repository.cache import CachedPack
 from keyark.repository.chunkids import chunk_id_function
@@ -84,6 +84,8 @@ class PackReader:
         return chunk_id_function(self._keyring.id_algorithm, keys.id_key, self._keyring.repository, compartment, kind)
 
     def _open(self, head: PackHead, blocks: tuple[BlockPlace, ...], fetch: Callable[[int, int], bytes]) -> OpenPack:
+        if self._keyring.fips and head.head.suite not in FIPS_SUITES:
+            raise ForgedError(f"{head.name}: its cipher suite is not approved, and this repository's profile is fips")
         private = self._keys.epoch(head.compartment, head.epoch, head.writer)
         aead = head.open_key(self._keyring.repository, private)
         return OpenPack(head, aead, blocks, fetch, self._id_function(head.compartment, head.generation, head.kind))
