@@ -85,7 +85,7 @@ class Indexer:
         if not stored:
             return
         cache, compartment = self._repository.lookup.cache, self._identity.compartment
-        numbers = cache.add_index(None, compartment, [item.pack for item in stored])
+        numbers = cache.add_index(None, compartment, [item.pack for item in stored], trusted=True)
         for item, number in zip(stored, numbers, strict=True):
             self._sink.stored(number, (chunk for block in item.pack.blocks for chunk in iterate_ids(block)))
             if self._chunks + item.pack.chunk_count > MAX_CHUNKS:
@@ -116,7 +116,7 @@ def _write_index_object(repository: Repository, identity: Identity, packs: Seque
     )
     name = index_name(identity.compartment, identity.writer.id, sha256)
     repository.storage.put(name, parts)
-    repository.lookup.cache.add_index(name, identity.compartment, packs)
+    repository.lookup.cache.add_index(name, identity.compartment, packs, trusted=True)
 
 
 def write_pack_lists(

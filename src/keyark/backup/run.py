@@ -34,7 +34,7 @@ from keyark.repository.chunkids import DATA, TREE, chunk_id_function, chunker_se
 from keyark.repository.compression import Compression, parse_compression
 from keyark.repository.enrol import ensure_writer
 from keyark.repository.epochs import current_epoch
-from keyark.repository.history import Alarm, Head, History
+from keyark.repository.history import Alarm, Evidence, Head, History
 from keyark.repository.marks import Marks
 from keyark.repository.packlists import PackUse
 from keyark.repository.packs import PackFacts
@@ -123,14 +123,24 @@ class _Backup:
         raise ConflictError("packs are being pruned faster than they can be stored; run the backup again")
 
     def _history(self, marks: Marks, chain: tuple[bytes, bytes]) -> History:
-        """An alarm about this writer's own chain stops the backup; one about others is for those who administer."""
+        """An alarm about this writer's own chain stops the backup; one about others is for those who administer.
+
+        So is one that others could raise at will, by an object that does not count or by a lie about what they saw: a machine
+        that remembers its own chain needs no witness, and a switch to turn backups off would be worth more than the alarm.
+        """
         history = self.repository.judge_history(marks)
         own = f"{chain[0].hex()}/{chain[1].hex()}"
-        foreign: list[Alarm] = [alarm for alarm in history.alarms if own not in alarm.object]
-        if len(foreign) < len(history.alarms):
+        remembers = chain in self.repository.state.read_pins().heads
+
+        def stops(alarm: Alarm) -> bool:
+            if own not in alarm.object or alarm.evidence is Evidence.OBJECT:
+                return False
+            return alarm.evidence is Evidence.CHAIN or not remembers
+
+        if any(stops(alarm) for alarm in history.alarms):
             return self.repository.history("add a snapshot", marks)
-        for alarm in foreign:
-            self.context.warn(f"alarm, not about this writer: {alarm.what}")
+        for alarm in history.alarms:
+            self.context.warn(f"alarm, which an administrator should look at: {alarm.what}")
         return history
 
     # -- step 1 ----------------------------------------------------------------------------------------------------
@@ -143,10 +153,10 @@ class _Backup:
         lookup.sync(compartment)
         present = commit.present_packs(repository)
         if identity is not None:
-            known = lookup.cache.numbers()
+            known = lookup.cache.numbers(compartment)
             lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
         bad = marks.packs | lost
-        packs = {pack.num: pack for pack in lookup.cache.pack_facts(compartment)}
+        packs = {pack.num: pack for pack in lookup.cache.packs(compartment)}
         usable = {num for num, pack in packs.items() if pack.sha256 in present and pack.sha256 not in bad}
         keys = repository.keys.compartment(compartment, generation)
         algorithm = repository.keyring.id_algorithm

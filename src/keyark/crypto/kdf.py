@@ -18,6 +18,7 @@ from keyark.errors import DamagedError, UsageError
 from keyark.secret import Secret
 
 SALT_LENGTH = 32  # bytes
+FIPS_KDF = "pbkdf2-sha256"  # NIST SP 800-132; the only approved one here
 OWASP_PBKDF2_ITERATIONS = 600_000  # OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256
 _KEY_LENGTH = 32  # bytes
 _GIB = 1 << 30

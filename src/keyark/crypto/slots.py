@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keyark.crypto.age import AgeIdentity, AgeRecipient, age_decrypt, age_encrypt
-from keyark.crypto.kdf import KdfParams, hkdf, lp
+from keyark.crypto.kdf import FIPS_KDF, KdfParams, hkdf, lp
 from keyark.crypto.suites import Aead, Suite
 from keyark.errors import DamagedError, NoKeyError, UsageError
 from keyark.secret import Secret
@@ -123,7 +123,7 @@ class PassphraseSlot:
 
     @property
     def approved(self) -> bool:
-        return self.kdf.name == "pbkdf2-sha256"  # NIST SP 800-132
+        return self.kdf.name == FIPS_KDF
 
     def wrap(self, secret: Secret, binding: SlotBinding) -> tuple[dict[str, Any], bytes]:
         wrapped = _wrap_symmetric(self.kdf.derive(self.password), secret, binding.info(self.kind))

@@ -39,7 +39,7 @@ class SnapshotReader:
         lookup = lookup or repository.lookup
         lookup.sync(snapshot.head.compartment)
         self._lookup = lookup
-        self._packs = lookup.restrict(repository.pack_uses(snapshot))
+        self._packs = lookup.restrict(repository.pack_uses(snapshot), snapshot.head.compartment)
         self._usable = frozenset(self._packs)
         self._open: OrderedDict[int, OpenPack] = OrderedDict()
         self._blocks: OrderedDict[tuple[int, int], list[memoryview]] = OrderedDict()

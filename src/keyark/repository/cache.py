@@ -6,6 +6,7 @@ SQLite, disposable, bound to the repository id. It holds no content: folder reco
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import struct
@@ -13,27 +14,40 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from keyark.errors import KeyarkError
+from keyark.errors import KeyarkError, StorageFull
 from keyark.repository.index import IndexedPack
 from keyark.repository.packs import BlockPlace
+from keyark.storage.local import translate
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS packs (num INTEGER PRIMARY KEY, sha BLOB UNIQUE NOT NULL, compartment BLOB NOT NULL,
+CREATE TABLE IF NOT EXISTS packs (num INTEGER PRIMARY KEY AUTOINCREMENT, sha BLOB NOT NULL, compartment BLOB NOT NULL,
   kind INTEGER NOT NULL, size INTEGER NOT NULL, data_length INTEGER NOT NULL, blocks BLOB NOT NULL,
-  indexed INTEGER NOT NULL);
+  indexed INTEGER NOT NULL, digest BLOB NOT NULL, trust INTEGER NOT NULL, UNIQUE (sha, compartment));
 CREATE TABLE IF NOT EXISTS unsorted (pack INTEGER PRIMARY KEY, ids BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks (id BLOB NOT NULL, pack INTEGER NOT NULL, place INTEGER NOT NULL,
   PRIMARY KEY (id, pack)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexes (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexes (name TEXT PRIMARY KEY, packs BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS folders (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pack_lists (content BLOB PRIMARY KEY, sha BLOB NOT NULL) WITHOUT ROWID;
 """
+# How far a pack's entry is trusted: index objects contradict each other; an index object says so; the pack itself does.
+_DISPUTED, _CLAIMED, _TRUSTED = -1, 0, 1
 _SPAN = struct.Struct(">QII")  # offset, length, chunks
 _LOCK_TIMEOUT = 600  # seconds; another process may be building the chunk table
 _BATCH = 500  # parameters of one query
 PLACE_SHIFT = 16  # a place is block number << 16 | position in the block
+
+
+def _code(e: sqlite3.DatabaseError) -> int:
+    """SQLite's primary result code; 0 for errors of our own."""
+    return getattr(e, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_damaged(e: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is at fault, and not a lock, the disk or the memory."""
+    return _code(e) in (0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class CacheError(KeyarkError):
@@ -67,16 +81,34 @@ class Cache:
 
     def __init__(self, folder: str, repository: bytes) -> None:
         self.path = os.path.join(folder, "cache.sqlite3")
-        try:
-            self._db = self._open(repository)
-        except sqlite3.DatabaseError:
-            self._remove()
+        with self._opening():
             try:
                 self._db = self._open(repository)
             except sqlite3.DatabaseError as e:
-                raise CacheError(f"cannot use the cache {self.path}: {e}; delete the folder or set --cache-dir") from e
+                if not _is_damaged(e):
+                    raise self._failure(e) from e
+                self._remove()
+                try:
+                    self._db = self._open(repository)
+                except sqlite3.DatabaseError as again:
+                    raise CacheError(
+                        f"cannot use the cache {self.path}: {again}; delete the folder or set --cache-dir"
+                    ) from again
         self._packs_by_num: dict[int, CachedPack] = {}
         self._sorted = False  # whether every pack's chunks are in the table, as far as this process knows
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """One process at a time makes or replaces the file: others must not open what is being removed."""
+        try:
+            descriptor = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise translate(e, self.path) from e
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _open(self, repository: bytes) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
@@ -107,29 +139,45 @@ class Cache:
     def close(self) -> None:
         self._db.close()
 
+    def _failure(self, e: sqlite3.DatabaseError) -> KeyarkError:
+        """The error of ours. A damaged cache is taken away at once, so that the next run does not meet it again."""
+        if _code(e) == sqlite3.SQLITE_FULL:
+            return StorageFull(f"no room for the cache {self.path}; make room or set --cache-dir, then run again")
+        if _is_damaged(e):
+            with contextlib.suppress(KeyarkError), self._opening():
+                self._remove()
+            return CacheError(f"the cache {self.path} was damaged ({e}) and is removed; run again, nothing is lost")
+        return CacheError(
+            f"cannot use the cache {self.path}: {e}; delete the folder or set --cache-dir, nothing is lost"
+        )
+
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
             return self._db.execute(sql, parameters)
         except sqlite3.DatabaseError as e:
-            raise CacheError(
-                f"the cache {self.path} is unusable ({e}); delete it and run again, nothing is lost"
-            ) from e
+            raise self._failure(e) from e
 
     # -- packs and chunks ------------------------------------------------------------------------------------------
 
-    def known_indexes(self) -> set[str]:
+    def known_indexes(self, prefix: str) -> set[str]:
         """Names of the index objects already loaded."""
-        return {row[0] for row in self._execute("SELECT name FROM indexes")}
+        return {row[0] for row in self._execute("SELECT name FROM indexes") if row[0].startswith(prefix)}
 
-    def add_index(self, name: str | None, compartment: bytes, packs: Iterable[IndexedPack]) -> list[int]:
+    def add_index(
+        self, name: str | None, compartment: bytes, packs: Iterable[IndexedPack], *, trusted: bool = False
+    ) -> list[int]:
         """Take over an index object's packs and chunks, all or nothing. Without a name: packs that no index names yet.
 
-        Returns the packs' local numbers, which are never given to other packs: folder records hold them.
+        ``trusted`` entries come from the packs themselves and stand against any index object. Two index objects that
+        contradict each other make the pack a disputed one, which is not used until the pack itself has been asked.
+        Returns the packs' local numbers.
         """
+        entries = list(packs)
         with self._transaction():
-            numbers = [self._add_pack(compartment, pack, indexed=name is not None) for pack in packs]
+            numbers = [self._add_pack(compartment, pack, indexed=name is not None, trusted=trusted) for pack in entries]
             if name is not None:
-                self._execute("INSERT OR IGNORE INTO indexes VALUES (?)", (name,))
+                shas = b"".join(pack.sha256 for pack in entries)
+                self._execute("INSERT OR IGNORE INTO indexes VALUES (?, ?)", (name, shas))
         return numbers
 
     @contextlib.contextmanager
@@ -143,21 +191,67 @@ class Cache:
             self._db.rollback()
             raise
 
-    def _add_pack(self, compartment: bytes, pack: IndexedPack, *, indexed: bool) -> int:
-        known = self._execute("SELECT num FROM packs WHERE sha = ?", (pack.sha256,)).fetchone()
-        if known is not None:
-            if indexed:
-                self._execute("UPDATE packs SET indexed = 1 WHERE num = ?", known)
-            return int(known[0])
+    def _add_pack(self, compartment: bytes, pack: IndexedPack, *, indexed: bool, trusted: bool) -> int:
+        digest = pack.digest()
+        sql = "SELECT num, digest, trust FROM packs WHERE sha = ? AND compartment = ?"
+        row = self._execute(sql, (pack.sha256, compartment)).fetchone()
+        if row is None:
+            return self._insert_pack(compartment, pack, (indexed, digest, trusted))
+        num, known, trust = row
+        if known != digest and trusted:
+            self._drop([num])
+            return self._insert_pack(compartment, pack, (indexed, digest, trusted))
+        if known != digest and trust != _TRUSTED:
+            trust = _DISPUTED
+        elif known == digest and trusted:
+            trust = _TRUSTED
+        self._execute("UPDATE packs SET indexed = max(indexed, ?), trust = ? WHERE num = ?", (indexed, trust, num))
+        return int(num)
+
+    def _insert_pack(self, compartment: bytes, pack: IndexedPack, facts: tuple[bool, bytes, bool]) -> int:
+        indexed, digest, trusted = facts
         spans = b"".join(_SPAN.pack(block.offset, block.length, block.count) for block in pack.blocks)
-        added = self._execute(
-            "INSERT INTO packs (sha, compartment, kind, size, data_length, blocks, indexed) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (pack.sha256, compartment, pack.kind, pack.size, pack.data_length, spans, indexed),
+        cursor = self._execute(
+            "INSERT INTO packs (sha, compartment, kind, size, data_length, blocks, indexed, digest, trust) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (pack.sha256, compartment, pack.kind, pack.size, pack.data_length, spans, indexed, digest, trusted),
         )
-        ids = b"".join(block.ids for block in pack.blocks)
-        self._execute("INSERT INTO unsorted VALUES (?, ?)", (added.lastrowid, ids))
+        number = int(cursor.lastrowid or 0)
+        self._execute("INSERT INTO unsorted VALUES (?, ?)", (number, b"".join(block.ids for block in pack.blocks)))
         self._sorted = False
-        return int(added.lastrowid or 0)
+        return number
+
+    def _drop(self, nums: Sequence[int]) -> None:
+        """Numbers are never given again: folder records may still hold them."""
+        marks = ",".join(str(int(num)) for num in nums)
+        self._execute(f"DELETE FROM packs WHERE num IN ({marks})")  # noqa: S608 - numbers only
+        self._execute(f"DELETE FROM unsorted WHERE pack IN ({marks})")  # noqa: S608 - numbers only
+        self._execute(f"DELETE FROM chunks WHERE pack IN ({marks})")  # noqa: S608 - numbers only
+        for num in nums:
+            self._packs_by_num.pop(num, None)
+
+    def forget_indexes(self, names: Sequence[str], compartment: bytes) -> None:
+        """Index objects are gone from the repository: what they said, and what others said about the same packs, is to be
+        loaded anew."""
+        with self._transaction():
+            gone: set[bytes] = set()
+            for name in names:
+                row = self._execute("SELECT packs FROM indexes WHERE name = ?", (name,)).fetchone()
+                gone.update(_split(row[0]) if row is not None else ())
+            stale = set(names)
+            for name, shas in list(self._execute("SELECT name, packs FROM indexes")):
+                if not gone.isdisjoint(_split(shas)):
+                    stale.add(name)
+            for name in stale:
+                self._execute("DELETE FROM indexes WHERE name = ?", (name,))
+            sql = "SELECT num FROM packs WHERE sha = ? AND compartment = ?"
+            rows = (self._execute(sql, (sha256, compartment)).fetchone() for sha256 in gone)
+            self._drop([row[0] for row in rows if row is not None])
+
+    def disputed(self, compartment: bytes) -> list[bytes]:
+        """Packs about which index objects contradict each other."""
+        sql = "SELECT sha FROM packs WHERE trust = ? AND compartment = ?"
+        return [row[0] for row in self._execute(sql, (_DISPUTED, compartment))]
 
     def _sort_chunks(self) -> None:
         """Fill the chunk table from packs taken over since the last look-up.
@@ -178,24 +272,18 @@ class Cache:
                 self._db.execute("DELETE FROM unsorted")
                 self._db.execute("DROP TABLE incoming")
         except sqlite3.DatabaseError as e:
-            raise CacheError(f"cannot write the cache {self.path}: {e}") from e
+            raise self._failure(e) from e
         self._sorted = True
 
-    def packs(self) -> Iterator[CachedPack]:
-        """Every pack known, oldest first."""
-        sql = "SELECT num, sha, compartment, kind, size, data_length, blocks FROM packs ORDER BY num"
-        for row in self._execute(sql):
-            yield self._pack(row)
-
-    def pack_facts(self, compartment: bytes) -> Iterator[PackFacts]:
-        """Every pack known of a compartment, oldest first."""
-        sql = "SELECT num, sha, size, data_length FROM packs WHERE compartment = ? ORDER BY num"
+    def packs(self, compartment: bytes) -> Iterator[PackFacts]:
+        """Every pack known of a compartment, oldest first, without those that are disputed."""
+        sql = "SELECT num, sha, size, data_length FROM packs WHERE compartment = ? AND trust >= 0 ORDER BY num"
         for row in self._execute(sql, (compartment,)):
             yield PackFacts(*row)
 
-    def numbers(self) -> dict[bytes, int]:
-        """The local number of every pack known."""
-        return dict(self._execute("SELECT sha, num FROM packs"))
+    def numbers(self, compartment: bytes) -> dict[bytes, int]:
+        """The local number of every pack known of a compartment, without those that are disputed."""
+        return dict(self._execute("SELECT sha, num FROM packs WHERE compartment = ? AND trust >= 0", (compartment,)))
 
     def unindexed(self, compartment: bytes) -> list[bytes]:
         """Packs of a compartment that were taken over from the storage itself and that no index object names yet."""
@@ -254,7 +342,7 @@ class Cache:
             with self._transaction():
                 self._db.executemany(sql, rows)
         except sqlite3.DatabaseError as e:
-            raise CacheError(f"cannot write the cache {self.path}: {e}") from e
+            raise self._failure(e) from e
 
 
 def _chunk_rows(packs: Iterable[tuple[int, bytes, bytes]]) -> Iterator[tuple[bytes, int, int]]:
@@ -265,3 +353,7 @@ def _chunk_rows(packs: Iterable[tuple[int, bytes, bytes]]) -> Iterator[tuple[byt
             for place in range(number << PLACE_SHIFT, (number << PLACE_SHIFT) + count):
                 yield ids[position : position + 32], num, place
                 position += 32
+
+
+def _split(shas: bytes) -> list[bytes]:
+    return [shas[start : start + 32] for start in range(0, len(shas), 32)]

@@ -13,6 +13,7 @@ from keyark.clock import Clock
 from keyark.crypto.signing import SigningKey
 from keyark.errors import ConflictError, HistoryError, IntegrityError, ObjectNotFound, RepositoryNotFound
 from keyark.repository import keyring as keyrings
+from keyark.repository.fetching import fetch
 from keyark.repository.keyring import Keyring
 from keyark.repository.names import keyring_name, parse_name
 from keyark.repository.wire import ObjectType
@@ -64,7 +65,7 @@ def _judge(storage: Storage, expected: bytes | None, pinned: PinnedKeyring, reme
             rejected.append((info.name, f"{info.name}: not the name of a keyring generation"))
             continue
         try:
-            found = keyrings.decode(storage.get(info.name), info.name, expected)
+            found = keyrings.decode(fetch(storage, info.name, ObjectType.KEYRING), info.name, expected)
         except ObjectNotFound:
             continue
         except IntegrityError as e:
@@ -147,7 +148,7 @@ def publish(storage: Storage, keyring: Keyring, root: SigningKey) -> Keyring:
 
 def _is_valid_rival(storage: Storage, name: str, repository: bytes) -> bool:
     try:
-        keyrings.decode(storage.get(name), name, repository)
+        keyrings.decode(fetch(storage, name, ObjectType.KEYRING), name, repository)
     except (IntegrityError, ObjectNotFound):
         return False
     return True

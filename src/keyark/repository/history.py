@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from keyark.repository.keyring import Keyring
 from keyark.repository.marks import Marks, Tombstone
@@ -17,12 +18,21 @@ Chain = tuple[bytes, bytes]  # compartment, writer
 Head = tuple[int, bytes]  # sequence, snapshot id
 
 
+class Evidence(Enum):
+    """What an alarm rests on. Anybody may put an object into a folder, and a writer may lie about the others."""
+
+    CHAIN = "chain"  # the chain's own signed objects, or what this machine has seen
+    WITNESS = "witness"  # only what another writer says it saw
+    OBJECT = "object"  # an object that does not count at all
+
+
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """Something that an honest history never shows."""
 
     object: str  # name of the object, or of the chain's folder
     what: str
+    evidence: Evidence = Evidence.CHAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ class History:
     alarms: tuple[Alarm, ...]
     replaced: frozenset[bytes] = frozenset()  # snapshots that a later one replaces because packs of theirs went away
     buried: tuple[Tombstone, ...] = ()  # of every forgotten snapshot, also where its object is gone
+    refused: tuple[Snapshot, ...] = ()  # rightly signed, but of a revoked writer or in a forgotten one's place
 
     def heads(self) -> dict[Chain, Head]:
         """The newest snapshot of every chain, forgotten ones included."""
@@ -63,29 +74,39 @@ def judge(
     writer beyond the last accepted one, a keyring cited that is not there.
     """
     alarms: list[Alarm] = []
+    refused: list[Snapshot] = []
     chains: dict[Chain, list[Snapshot]] = defaultdict(list)
     for snapshot in snapshots:
         alarm = None if snapshot.id in marks.tombstones else _standing(snapshot, keyrings, current)
         if alarm is not None:
             alarms.append(alarm)
+            if _beyond_revocation(snapshot, current):
+                refused.append(snapshot)
         else:
             chains[snapshot.head.compartment, snapshot.head.writer].append(snapshot)
     tombstones: dict[Chain, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
     for stone in marks.tombstones.values():
         tombstones[stone.compartment, stone.writer][stone.sequence].add(stone.snapshot)
     for chain in chains.keys() | pinned.keys() | tombstones.keys():
-        alarms += _judge_chain(chain, chains.get(chain, []), tombstones[chain], pinned.get(chain))
+        known = {pinned[chain][1]} if chain in pinned else set()
+        found = _impostors(chains.get(chain, []), tombstones[chain], known | _accepted(chain, current))
+        alarms += [_impostor_alarm(item) for item in found]
+        refused += found
+        chains[chain] = [item for item in chains.get(chain, []) if item not in found]
+        alarms += _judge_chain(chain, chains[chain], tombstones[chain], pinned.get(chain))
     everything = [item for chain in sorted(chains) for item in sorted(chains[chain], key=lambda s: s.head.sequence)]
-    alarms += _seen_by_others(everything, chains, tombstones)
+    alarms += _seen_by_others([item for item in everything if _is_witness(item, current)], chains, tombstones)
     live = tuple(item for item in everything if item.id not in marks.tombstones)
     forgotten = tuple(item for item in everything if item.id in marks.tombstones)
     by_id = {item.id: item for item in everything}
     replaced = frozenset(
         item.head.replaces
         for item in everything
-        if item.head.replaces in by_id and item.head.replaces == item.head.previous
+        if item.head.replaces in by_id
+        and item.head.replaces == item.head.previous
+        and by_id[item.head.replaces].head.writer == item.head.writer
     )
-    return History(live, forgotten, tuple(alarms), replaced, tuple(marks.tombstones.values()))
+    return History(live, forgotten, tuple(alarms), replaced, tuple(marks.tombstones.values()), tuple(refused))
 
 
 def _standing(snapshot: Snapshot, keyrings: Mapping[bytes, Keyring], current: Keyring) -> Alarm | None:
@@ -97,15 +118,59 @@ def _standing(snapshot: Snapshot, keyrings: Mapping[bytes, Keyring], current: Ke
             f"{snapshot.name}: was made under keyring generation {head.keyring[0]}, which the storage does not show; "
             "the keyring was rolled back or forked",
         )
-    writer = current.writers[head.writer]
-    if writer.revoked is not None and head.sequence > writer.revoked[0]:
+    if _beyond_revocation(snapshot, current):
         return Alarm(
             snapshot.name,
-            f"{snapshot.name}: its writer was revoked after snapshot {writer.revoked[0]}; this later one does not count",
+            f"{snapshot.name}: is not among the snapshots that were accepted when its writer was revoked; it does not count",
         )
-    if writer.revoked is not None and head.sequence == writer.revoked[0] and snapshot.id != writer.revoked[1]:
-        return Alarm(snapshot.name, f"{snapshot.name}: is not the last snapshot accepted from its revoked writer")
     return None
+
+
+def _beyond_revocation(snapshot: Snapshot, current: Keyring) -> bool:
+    """Whether its writer was revoked, and this is later than, or another than, the last one that the root accepted."""
+    revoked = current.writers[snapshot.head.writer].revoked
+    if revoked is None or snapshot.head.sequence < revoked[0]:
+        return False
+    return (snapshot.head.sequence, snapshot.id) != revoked
+
+
+def _accepted(chain: Chain, current: Keyring) -> set[bytes]:
+    """The last snapshot that the root accepted from a writer when it revoked it."""
+    writer = current.writers.get(chain[1])
+    return set() if writer is None or writer.revoked is None else {writer.revoked[1]}
+
+
+def _impostors(snapshots: list[Snapshot], stones: Mapping[int, set[bytes]], known: set[bytes]) -> list[Snapshot]:
+    """Snapshots that claim the number of a forgotten one.
+
+    The forgotten object may be gone, so a thief of the signing key could put another in its place, and no second claim would
+    show. Beside a tombstone a snapshot counts only when the snapshot after it names it, when this machine has seen it, or when
+    the root accepted it at a revocation.
+    """
+    found: list[Snapshot] = []
+    named = set(known)
+    for snapshot in sorted(snapshots, key=lambda item: item.head.sequence, reverse=True):
+        others = stones.get(snapshot.head.sequence, set()) - {snapshot.id}
+        forgotten = snapshot.id in stones.get(snapshot.head.sequence, set())
+        if others and not forgotten and snapshot.id not in named:
+            found.append(snapshot)
+        elif snapshot.head.previous is not None:
+            named.add(snapshot.head.previous)
+    return found
+
+
+def _impostor_alarm(snapshot: Snapshot) -> Alarm:
+    return Alarm(
+        snapshot.name,
+        f"{snapshot.name}: claims number {snapshot.head.sequence}, which belonged to a snapshot that was forgotten; "
+        "it was made afterwards, by somebody who holds the writer's key",
+    )
+
+
+def _is_witness(snapshot: Snapshot, current: Keyring) -> bool:
+    """What a revoked writer says about others counts no more: revoking it ends the alarms that its lies raise."""
+    writer = current.writers.get(snapshot.head.writer)
+    return writer is not None and writer.revoked is None
 
 
 def _judge_chain(
@@ -172,12 +237,13 @@ def _seen_by_others(
             alarms[chain, number, seen] = Alarm(
                 folder,
                 f"{folder}: snapshot {number} ({seen.hex()[:8]}) is gone without a tombstone, though "
-                f"{snapshot.id.hex()[:8]} saw it",
+                f"{snapshot.id.hex()[:8]} of writer {snapshot.head.writer.hex()[:8]} says it saw it",
+                Evidence.WITNESS,
             )
     return list(alarms.values())
 
 
-def missing(history: History, pinned: Mapping[Chain, Head]) -> list[Tombstone]:
+def missing(history: History, pinned: Mapping[Chain, Head], current: Keyring) -> list[Tombstone]:
     """Tombstones that would explain every gap: for an administrator who accepts that snapshots are lost.
 
     Ids come from whatever still names them: the snapshot that follows, another writer's, or this machine's memory.
@@ -192,7 +258,7 @@ def missing(history: History, pinned: Mapping[Chain, Head]) -> list[Tombstone]:
         chain = (item.head.compartment, item.head.writer)
         if item.head.previous is not None:
             wanted[chain, item.head.sequence - 1, item.head.previous] = None
-        for compartment, writer, number, seen in item.head.others:
+        for compartment, writer, number, seen in item.head.others if _is_witness(item, current) else ():
             wanted[(compartment, writer), number, seen] = None
     for chain, (number, seen) in pinned.items():
         wanted[chain, number, seen] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ class IndexedPack:
     @property
     def chunk_count(self) -> int:
         return sum(block.count for block in self.blocks)
+
+    def digest(self) -> bytes:
+        """SHA-256 over everything that the pack itself says too: kind, size, where its blocks lie, their chunks."""
+        first = self.blocks[0].offset if self.blocks else 0
+        facts = _PACK.pack(self.sha256, self.kind, self.size, 0, first, 0)
+        return hashlib.sha256(facts + encode_directory(self.blocks)).digest()
 
 
 def indexed(pack: SealedPack) -> IndexedPack:

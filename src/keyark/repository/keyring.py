@@ -9,6 +9,8 @@ from typing import Any
 
 from keyark.crypto.hpke import Kem, PublicKey
 from keyark.crypto.signing import SigningKey, VerifyKey
+from keyark.crypto.slots import KEY_FILE, PASSPHRASE
+from keyark.crypto.suites import FIPS_SUITES
 from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
 from keyark.repository.wire import (
@@ -25,6 +27,8 @@ from keyark.repository.wire import (
 )
 
 PROFILES = ("default", "fips")
+FIPS_KEMS = frozenset({Kem.MLKEM1024_P384})
+FIPS_SLOTS = frozenset({PASSPHRASE, KEY_FILE})
 ID_BLAKE3 = "blake3"
 ID_HMAC = "hmac-sha256"
 DEFAULT_EPOCH_DAYS = 30
@@ -112,6 +116,11 @@ class Keyring:
     @property
     def repository(self) -> bytes:
         return repository_id(self.root)
+
+    @property
+    def fips(self) -> bool:
+        """Whether only approved algorithms may be used, in writing and in reading."""
+        return self.profile == "fips"
 
     @property
     def listing_number(self) -> int:
@@ -281,7 +290,7 @@ def _build(parsed: wire.Parsed, body: Mapping[str, Any], root: VerifyKey, name: 
         if key not in _POLICIES or not _POLICIES[key](body["policies"][key]):
             raise DamagedError(f"{name}: policy {key!r} is unknown or malformed; a newer Keyark may have written it")
     header = parsed.header
-    return Keyring(
+    keyring = Keyring(
         root=root,
         generation=header["n"],
         previous=header["p"],
@@ -331,3 +340,22 @@ def _build(parsed: wire.Parsed, body: Mapping[str, Any], root: VerifyKey, name: 
         reader_sha256=body["reader"],
         sha256=parsed.sha256,
     )
+    if keyring.fips:
+        _check_fips(keyring, name)
+    return keyring
+
+
+def _check_fips(keyring: Keyring, name: str) -> None:
+    """Profile `fips`: approved algorithms only, in everything that the keyring records; DamagedError names the first other."""
+    publics = [*keyring.listing, *(slot.public for slot in keyring.slots.values())]
+    publics += [item.box for item in keyring.writers.values()]
+    publics += [item.box for item in keyring.operators.values()]
+    other = next((f"slot kind {slot.kind}" for slot in keyring.slots.values() if slot.kind not in FIPS_SLOTS), None)
+    if keyring.id_algorithm != ID_HMAC:
+        other = f"chunk ids {keyring.id_algorithm}"
+    elif keyring.kem not in FIPS_KEMS or any(key.kem not in FIPS_KEMS for key in publics):
+        other = "a key encapsulation method"
+    elif keyring.suite not in FIPS_SUITES:
+        other = f"cipher suite {keyring.suite}"
+    if other is not None:
+        raise DamagedError(f"{name}: its profile is fips, but it uses what that does not approve: {other}")

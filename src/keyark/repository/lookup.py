@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from keyark.errors import IntegrityError, NoKeyError, ObjectNotFound
 from keyark.repository.cache import Cache, CachedPack
+from keyark.repository.fetching import fetch
 from keyark.repository.index import IndexedPack, IndexObject, decode_index
 from keyark.repository.keyring import Keyring
 from keyark.repository.loading import writer_of
@@ -43,13 +44,20 @@ class Lookup:
         if parsed is None or parsed.type is not ObjectType.INDEX:
             raise IntegrityError(f"{name}: not the name of an index object")
         writer = writer_of(self._keyring, parsed, name)
-        return decode_index(self._storage.get(name), name, self._keyring.repository, writer.verify)
+        return decode_index(fetch(self._storage, name, ObjectType.INDEX), name, self._keyring.repository, writer.verify)
 
     def sync(self, compartment: bytes) -> None:
-        """Take over index objects that are new. Damaged ones are named and left out: packs can be read without them."""
-        known = self.cache.known_indexes()
-        fresh = [info.name for info in self._storage.list(f"index/{compartment.hex()}/") if info.name not in known]
-        for name, loaded in _parallel(self._try_load, fresh):
+        """Take over index objects that are new. Damaged ones are named and left out: packs can be read without them.
+
+        Where they contradict each other the pack itself decides: a writer may say anything about any pack.
+        """
+        prefix = f"index/{compartment.hex()}/"
+        listed = [info.name for info in self._storage.list(prefix)]
+        gone = self.cache.known_indexes(prefix).difference(listed)
+        if gone:
+            self.cache.forget_indexes(sorted(gone), compartment)
+        known = self.cache.known_indexes(prefix)
+        for name, loaded in _parallel(self._try_load, [name for name in listed if name not in known]):
             if loaded is None:
                 continue
             try:
@@ -59,6 +67,18 @@ class Lookup:
                 self._note(name, str(e))
             except NoKeyError:
                 continue  # of an older key generation that this credential was never given
+        for sha256 in self.cache.disputed(compartment):
+            self._ask(sha256, compartment)
+
+    def _ask(self, sha256: bytes, compartment: bytes) -> None:
+        """Take over what a pack says about itself, unless it cannot be read, or is of another compartment."""
+        try:
+            head, blocks, size = self.reader.directory(pack_name(sha256))
+        except (IntegrityError, ObjectNotFound):
+            return
+        if head.compartment != compartment:
+            return
+        self.cache.add_index(None, compartment, [_indexed(sha256, head.kind, size, blocks)], trusted=True)
 
     def _try_load(self, name: str) -> IndexObject | None:
         try:
@@ -73,20 +93,17 @@ class Lookup:
         self.damaged.append((name, what))
         self._warn(f"{what}; `keyark verify --repair-index` rebuilds the index")
 
-    def ensure_packs(self, wanted: Iterable[bytes]) -> dict[bytes, CachedPack]:
-        """The cached facts of ``wanted`` packs; a pack that no index names is asked itself. Unreadable ones are left out."""
-        known = self.cache.numbers()
-        found = {}
-        for sha256 in wanted:
-            number = known.get(sha256)
-            if number is None:
-                try:
-                    head, blocks, size = self.reader.directory(pack_name(sha256))
-                except (IntegrityError, ObjectNotFound):
-                    continue
-                (number,) = self.cache.add_index(None, head.compartment, [_indexed(sha256, head.kind, size, blocks)])
-            found[sha256] = self.cache.pack(number)
-        return found
+    def ensure_packs(self, wanted: Iterable[bytes], compartment: bytes) -> dict[bytes, CachedPack]:
+        """The cached facts of ``wanted`` packs of a compartment; one that no index names is asked itself. Unreadable ones, and
+        those of other compartments, are left out."""
+        known = self.cache.numbers(compartment)
+        names = list(wanted)
+        missing = [sha256 for sha256 in names if sha256 not in known]
+        for sha256 in missing:
+            self._ask(sha256, compartment)
+        if missing:
+            known = self.cache.numbers(compartment)
+        return {sha256: self.cache.pack(known[sha256]) for sha256 in names if sha256 in known}
 
     def adopt(self, compartment: bytes, unknown: Iterable[bytes]) -> None:
         """Packs of this compartment that no index names, left by a crash: verified as a whole and taken over."""
@@ -99,7 +116,7 @@ class Lookup:
                 if self.reader.head(name).compartment != compartment:
                     self.cache.put_folders([(key, b"")])
                     continue
-                data = self._storage.get(name)
+                data = fetch(self._storage, name, ObjectType.PACK)
                 head = self.reader.verified(name, sha256, data)
                 if self._keyring.writers[head.writer].revoked is not None:
                     continue
@@ -109,7 +126,7 @@ class Lookup:
             except IntegrityError as e:
                 self._warn(f"ignored: {e}")
                 continue
-            self.cache.add_index(None, compartment, [_indexed(sha256, head.kind, size, blocks)])
+            self.cache.add_index(None, compartment, [_indexed(sha256, head.kind, size, blocks)], trusted=True)
 
     def unindexed(self, compartment: bytes, present: Mapping[bytes, int]) -> list[IndexedPack]:
         """Adopted packs that are to be indexed now."""
@@ -124,9 +141,9 @@ class Lookup:
             found.append(_indexed(sha256, head.kind, size, blocks))
         return found
 
-    def restrict(self, uses: Sequence[PackUse]) -> dict[int, CachedPack]:
-        """The packs that a snapshot lists, by local number: the only ones through which its chunks resolve."""
-        return {pack.num: pack for pack in self.ensure_packs([use.sha256 for use in uses]).values()}
+    def restrict(self, uses: Sequence[PackUse], compartment: bytes) -> dict[int, CachedPack]:
+        """The packs of its compartment that a snapshot lists, by local number: only through these its chunks resolve."""
+        return {pack.num: pack for pack in self.ensure_packs([use.sha256 for use in uses], compartment).values()}
 
 
 def _indexed(sha256: bytes, kind: int, size: int, blocks: Sequence[BlockPlace]) -> IndexedPack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from keyark.crypto.hpke import PrivateKey
 from keyark.errors import ForgedError, NoKeyError, NotAllowedError, UsageError
 from keyark.operation import Context
 from keyark.repository.credentials import OPERATOR, WRITER, Credential, Credentials, load_credential
@@ -15,6 +16,8 @@ from keyark.repository.repository import Repository
 from keyark.repository.slotwraps import open_slot
 from keyark.repository.unlocked import Unlocked
 from keyark.storage.protocol import Storage
+
+_SHOWN = 3  # objects below keys/ that are named when they do not count; anybody may have put many there
 
 
 def open_repository(
@@ -30,7 +33,8 @@ def open_repository(
 
     1. know which repository it must be: from a credential, ``--repository-id``, or this machine's memory of the location;
     2. verify the keyring chain to the root, no lower than what this machine has seen;
-    3. only then open a slot; a passphrase or key file proves the repository's id by itself, an identity does not.
+    3. only then open a slot; a passphrase or key file proves the repository's id by itself, an identity does not: where no
+       credential, ``--repository-id`` or memory names the repository, it is not tried.
 
     Raises RepositoryNotFound, NoKeyError, HistoryError, UsageError.
     """
@@ -41,12 +45,16 @@ def open_repository(
         return None if accept_rollback else places.state(repository).read_pins().keyring
 
     generations = load_generations(storage, expected, pinned, context.clock, remembered)
-    for _, what in generations.rejected:
+    for _, what in generations.rejected[:_SHOWN]:
         context.warn(f"ignored: {what}")
+    if len(generations.rejected) > _SHOWN:
+        context.warn(
+            f"ignored: {len(generations.rejected) - _SHOWN} more objects below keys/; `keyark verify` names them"
+        )
     keyring = generations.latest
     if require_pq or keyring.policies.get("require_pq"):
         _require_post_quantum(keyring)
-    slot = open_slot(storage, keyring, credentials) if credentials.has_slot_keys else None
+    slot = _open_slot(storage, keyring, credentials, known=keyring.repository in (expected, remembered))
     writer, operator = _standing(credentials, keyring, places)
     if slot is None and writer is None and operator is None:
         raise NoKeyError(f"no key for {storage.location}: give --key-file, --password-file, --identity or --credential")
@@ -73,6 +81,15 @@ def _expected(credentials: Credentials, remembered: bytes | None, storage: Stora
             "give --repository-id with the id that `keyark init` printed"
         )
     return remembered
+
+
+def _open_slot(
+    storage: Storage, keyring: Keyring, credentials: Credentials, *, known: bool
+) -> tuple[bytes, PrivateKey] | None:
+    """Anybody can seal a repository of his own to a public key: an identity opens only a repository that is known to be right."""
+    if not known:
+        credentials = replace(credentials, identities=())
+    return open_slot(storage, keyring, credentials) if credentials.has_slot_keys else None
 
 
 def _require_post_quantum(keyring: Keyring) -> None:

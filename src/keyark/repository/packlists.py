@@ -73,8 +73,8 @@ class PackList:
             self.repository, self.compartment, self.listing.to_bytes(4, "big"), 0, int(key.kem), "pack list"
         )
         plain = open_sealed(key, self.sealed, info)
-        if len(plain) % _ROW.size:
-            raise DamagedError(f"{self.name}: its rows are cut short")
+        if len(plain) % _ROW.size or len(plain) > LIST_ENTRIES * _ROW.size:
+            raise DamagedError(f"{self.name}: its rows are cut short, or more than {LIST_ENTRIES}")
         return tuple(PackUse(*row) for row in _ROW.iter_unpack(plain))
 
 

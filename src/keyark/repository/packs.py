@@ -13,7 +13,7 @@ from keyark.crypto.signing import SigningKey, VerifyKey, signature_length
 from keyark.crypto.suites import Aead, Suite, key_length, overhead, padme, seal, stream_nonce, unseal
 from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
-from keyark.repository.blocks import Block, split_block
+from keyark.repository.blocks import MAX_CHUNKS, MAX_RAW, Block, split_block
 from keyark.repository.names import pack_name
 from keyark.repository.wire import Head, ObjectType, is_bytes, is_count, is_data
 from keyark.secret import Secret
@@ -30,6 +30,7 @@ _FIELDS = {
     "t": lambda value: value in (0, 1),
     "k": is_data,
 }
+MAX_SEALED_BLOCK = 2 * MAX_RAW  # bytes; a block's padding is at most 12% of its pack
 _SYMMETRIC_SEAL_COST = 32 + 16  # salt and tag; the directory is always sealed with AES-256-GCM
 
 
@@ -191,6 +192,8 @@ def decode_directory(data: bytes, first_offset: int, what: str, *, padded: bool)
         if position + _ENTRY.size > len(data):
             raise DamagedError(f"{what}: its directory is cut short")
         length, chunks = _ENTRY.unpack_from(data, position)
+        if length > MAX_SEALED_BLOCK or chunks > MAX_CHUNKS:
+            raise DamagedError(f"{what}: its directory announces a block that is larger than any")
         position += _ENTRY.size
         end = position + 32 * chunks
         if end > len(data):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keyark.crypto.signing import signature_length
-from keyark.crypto.suites import Aead
+from keyark.crypto.suites import FIPS_SUITES, Aead
 from keyark.errors import DamagedError, ForgedError, ObjectNotFound
 from keyark.repository.cache import CachedPack
 from keyark.repository.chunkids import chunk_id_function
@@ -27,6 +27,7 @@ from keyark.repository.packs import (
     read_directory,
 )
 from keyark.repository.unlocked import Unlocked
+from keyark.repository.wire import MAX_SIZE, ObjectType
 from keyark.storage.protocol import Storage
 
 _HEAD_GUESS = 4096  # bytes; a pack's header has about 1.3 KiB
@@ -71,7 +72,7 @@ class PackReader:
 
     def _get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         try:
-            data = self._storage.get(name, start, length)
+            data = self._storage.get(name, start, MAX_SIZE[ObjectType.PACK] + 1 if length is None else length)
         except ObjectNotFound as e:
             raise DamagedError(f"{name} is missing") from e
         self.bytes_fetched += len(data)
@@ -83,6 +84,8 @@ class PackReader:
         return chunk_id_function(self._keyring.id_algorithm, keys.id_key, self._keyring.repository, compartment, kind)
 
     def _open(self, head: PackHead, blocks: tuple[BlockPlace, ...], fetch: Callable[[int, int], bytes]) -> OpenPack:
+        if self._keyring.fips and head.head.suite not in FIPS_SUITES:
+            raise ForgedError(f"{head.name}: its cipher suite is not approved, and this repository's profile is fips")
         private = self._keys.epoch(head.compartment, head.epoch, head.writer)
         aead = head.open_key(self._keyring.repository, private)
         return OpenPack(head, aead, blocks, fetch, self._id_function(head.compartment, head.generation, head.kind))
@@ -128,6 +131,8 @@ class PackReader:
     def directory(self, name: str, data: bytes | None = None) -> tuple[PackHead, tuple[BlockPlace, ...], int]:
         """Header, directory and size of a pack, from its whole bytes or by ranges. Needs the index key, no content key."""
         size = len(data) if data is not None else self._storage.stat(name).size
+        if size > MAX_SIZE[ObjectType.PACK]:
+            raise DamagedError(f"{name}: {size} bytes are over the limit for a pack")
 
         def fetch(start: int, length: int) -> bytes:
             return self._get(name, start, length) if data is None else data[start : start + length]

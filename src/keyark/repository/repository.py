@@ -12,7 +12,7 @@ from keyark.repository import loading
 from keyark.repository.cache import Cache
 from keyark.repository.credentials import Credential
 from keyark.repository.generations import Generations, load_generations
-from keyark.repository.history import Alarm, History, judge
+from keyark.repository.history import Alarm, Evidence, History, judge
 from keyark.repository.keyring import Keyring
 from keyark.repository.lookup import Lookup
 from keyark.repository.marks import Marks
@@ -150,7 +150,7 @@ class Repository:
         marks = self.marks() if marks is None else marks
         snapshots, rejected = loading.load_snapshots(self.storage, self.keyring)
         history = judge(snapshots, marks, self.generations.by_hash(), self.keyring, pinned.heads)
-        bad = tuple(Alarm(name, what) for name, what in rejected)
+        bad = tuple(Alarm(name, what, Evidence.OBJECT) for name, what in rejected)
         return replace(history, alarms=bad + history.alarms)
 
     def history(self, what: str, marks: Marks | None = None) -> History:

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Sequence
 
 from keyark.crypto.hpke import PrivateKey, PublicKey
+from keyark.crypto.kdf import FIPS_KDF
 from keyark.crypto.slots import AgeOpener, KeyFileOpener, PassphraseOpener, SlotBinding, SlotMethod, SlotOpener
 from keyark.errors import DamagedError, ForgedError, NoKeyError, ObjectNotFound
 from keyark.repository import wire
 from keyark.repository.credentials import Credentials
+from keyark.repository.fetching import fetch
 from keyark.repository.keyring import Keyring, Slot
 from keyark.repository.names import slot_wrap_name
 from keyark.repository.wire import ObjectType, is_bytes, is_map, is_text
@@ -49,7 +51,7 @@ def open_slot(storage: Storage, keyring: Keyring, credentials: Credentials) -> t
         if not fitting:
             continue
         try:
-            private = _open_one(storage, keyring.repository, name, slot, fitting)
+            private = _open_one(storage, keyring, name, slot, fitting)
         except DamagedError as e:
             damage = e
             continue
@@ -62,11 +64,12 @@ def open_slot(storage: Storage, keyring: Keyring, credentials: Credentials) -> t
 
 
 def _open_one(
-    storage: Storage, repository: bytes, name: bytes, slot: Slot, fitting: Sequence[SlotOpener]
+    storage: Storage, keyring: Keyring, name: bytes, slot: Slot, fitting: Sequence[SlotOpener]
 ) -> PrivateKey | None:
+    repository = keyring.repository
     where = slot_wrap_name(name)
     try:
-        data = storage.get(where)
+        data = fetch(storage, where, ObjectType.SLOT_WRAP)
     except ObjectNotFound as e:
         raise DamagedError(f"{where} is missing: this slot cannot be opened; another slot may") from e
     parsed = wire.parse(data, ObjectType.SLOT_WRAP, where)
@@ -75,6 +78,8 @@ def _open_one(
     header = wire.expect(parsed.header, _FIELDS, where)
     if (header["r"], header["k"], header["kind"]) != (repository, name, slot.kind):
         raise ForgedError(f"{where}: was made for another slot or repository")
+    if keyring.fips and header["m"].get("kdf", FIPS_KDF) != FIPS_KDF:
+        raise ForgedError(f"{where}: its key derivation is not approved, and this repository's profile is fips")
     for opener in fitting:
         try:
             secret: Secret = opener.unwrap(

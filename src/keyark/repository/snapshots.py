@@ -194,6 +194,8 @@ def decode_snapshot(data: bytes, name: str, repository: bytes, signer: VerifyKey
     if fields["r"] != repository:
         raise ForgedError(f"{name}: belongs to another repository")
     wire.verify(parsed, signer, repository, name)
+    if len(set(fields["L"])) != len(fields["L"]):
+        raise DamagedError(f"{name}: names a pack list twice")
     if fields["ll"] > len(parsed.body):
         raise DamagedError(f"{name}: its listed part is longer than the snapshot")
     head = SnapshotHead(

@@ -150,7 +150,12 @@ def decode_segment(data: bytes | memoryview, what: str) -> list[Node]:
     nodes = []
     previous = b""
     try:
-        unpacker = msgpack.Unpacker(raw=False, strict_map_key=True, max_buffer_size=max(len(data), 1))
+        unpacker = msgpack.Unpacker(
+            raw=False,
+            strict_map_key=True,
+            max_buffer_size=max(len(data), 1),
+            object_pairs_hook=wire.no_duplicates,
+        )
         unpacker.feed(data)
         for row in unpacker:
             nodes.append(_decode_row(row, previous, what))

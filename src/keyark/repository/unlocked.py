@@ -13,7 +13,7 @@ from keyark.crypto.signing import SigningKey
 from keyark.errors import DamagedError, ForgedError, IntegrityError, NoKeyError, NotAllowedError
 from keyark.repository.credentials import Credential
 from keyark.repository.epochs import epoch_id
-from keyark.repository.keyring import Keyring
+from keyark.repository.keyring import FIPS_KEMS, Keyring
 from keyark.repository.wraps import (
     SignerLookup,
     Wrap,
@@ -199,6 +199,8 @@ class Unlocked:
             secret, wrap = opened
             if wrap.public is None:
                 raise ForgedError(f"{place.name(self.slot[0])}: names no public key")
+            if self.keyring.fips and wrap.public.kem not in FIPS_KEMS:
+                raise ForgedError(f"{place.name(self.slot[0])}: its method is not approved, and the profile is fips")
             private = PrivateKey(Kem(wrap.public.kem), secret)
             if private.public() != wrap.public or epoch_id(wrap.public) != epoch:
                 raise ForgedError(f"{place.name(self.slot[0])}: holds another key than its epoch says")

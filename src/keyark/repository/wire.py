@@ -89,7 +89,7 @@ def pack(value: Any) -> bytes:
     return bytes(msgpack.packb(value, use_bin_type=True))
 
 
-def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+def no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("duplicate map key")
@@ -99,7 +99,7 @@ def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 def unpack(data: Buffer, what: str) -> Any:
     """Decode MessagePack strictly; DamagedError names ``what`` when the bytes make no sense."""
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_no_duplicates)
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=no_duplicates)
     except (ValueError, msgpack.UnpackException, UnicodeDecodeError, RecursionError, TypeError) as e:
         raise DamagedError(f"{what}: not valid MessagePack ({e})") from e
 

@@ -14,9 +14,18 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 
-from keyark.errors import ObjectExists, ObjectNotFound, RepositoryNotFound, StorageDenied, StorageError, StorageFull
+from keyark.errors import (
+    DamagedError,
+    ObjectExists,
+    ObjectNotFound,
+    RepositoryNotFound,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+)
 from keyark.storage.protocol import Capabilities, ColdState, ObjectInfo, Parts, RetainUntil, as_parts, check_name
 
+_MAX_DEPTH = 8  # folders in an object's name
 _TEMPORARY = ".tmp-"  # names that begin with a dot are never objects
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP})
@@ -150,10 +159,12 @@ class LocalStorage:
             with os.fdopen(descriptor, "rb", buffering=0) as file:
                 facts = os.fstat(descriptor)
                 if not stat.S_ISREG(facts.st_mode):
-                    raise StorageError(f"{name}: is not a regular file")
+                    raise DamagedError(f"{name}: is not a regular file")
                 wanted = max(facts.st_size - start, 0) if length is None else min(length, max(facts.st_size - start, 0))
                 return _read_exactly(file.fileno(), start, wanted)
         except OSError as e:
+            if e.errno in (errno.ELOOP, errno.ENXIO):  # a link or a socket: no object was ever stored like that
+                raise DamagedError(f"{name}: is not a regular file") from e
             raise translate(e, name) from e
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -174,6 +185,8 @@ class LocalStorage:
         for entry in found:
             try:
                 if entry.is_dir(follow_symlinks=False):
+                    if prefix.count("/") >= _MAX_DEPTH:
+                        continue  # no object's name is as deep
                     yield from self._list(entry.path, f"{prefix}{entry.name}/")
                     continue
                 facts = entry.stat(follow_symlinks=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from keyark.errors import IntegrityError, ObjectNotFound
 from keyark.repository import names
+from keyark.repository.fetching import fetch
 from keyark.repository.names import ObjectName, parse_name
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot
@@ -21,6 +22,8 @@ from keyark.repository.wraps import (
 )
 from keyark.upkeep.findings import Findings
 
+_MAX_PLAIN = 16 << 20  # bytes of README.txt or recover.py that are looked at; neither is anywhere near
+
 
 def check_keyring(repository: Repository, findings: Findings) -> None:
     """Rejected generations, and the two plain files whose hashes the keyring records."""
@@ -31,7 +34,7 @@ def check_keyring(repository: Repository, findings: Findings) -> None:
         if expected is None:
             continue
         try:
-            data = repository.storage.get(name)
+            data = repository.storage.get(name, 0, _MAX_PLAIN)
         except ObjectNotFound:
             findings.bad(name, f"{name} is missing")
             continue
@@ -62,7 +65,7 @@ def _check_slot_wrap(repository: Repository, name: ObjectName, findings: Finding
     if slot is None:
         findings.note(name.text, f"{name.text}: of a slot that was removed, or whose making was interrupted")
         return
-    if hashlib.sha256(repository.storage.get(name.text)).digest() != slot.wrap_sha256:
+    if hashlib.sha256(fetch(repository.storage, name.text, ObjectType.SLOT_WRAP)).digest() != slot.wrap_sha256:
         findings.bad(name.text, f"{name.text}: its bytes are not those that the keyring records")
 
 
@@ -91,7 +94,8 @@ def _check_key_wrap(repository: Repository, name: ObjectName, findings: Findings
         findings.bad(name.text, f"{name.text}: not the name of a key wrap")
         return
     try:
-        check_wrap(repository.storage.get(name.text), place, recipient, repository.id, repository.keys.signers())
+        data = fetch(repository.storage, name.text, ObjectType.KEY_WRAP)
+        check_wrap(data, place, recipient, repository.id, repository.keys.signers())
     except ObjectNotFound:
         return
     except IntegrityError as e:

@@ -10,15 +10,21 @@ from dataclasses import dataclass, field
 from keyark.errors import IntegrityError, NoKeyError, NotAllowedError, ObjectNotFound, UsageError
 from keyark.operation import Context, Progress
 from keyark.repository.cache import CachedPack
+from keyark.repository.fetching import fetch
+from keyark.repository.index import IndexedPack
 from keyark.repository.lookup import Lookup
 from keyark.repository.names import pack_name
 from keyark.repository.packlists import PackUse
 from keyark.repository.packs import iterate_ids
 from keyark.repository.repository import Repository
+from keyark.repository.wire import ObjectType
 from keyark.upkeep.findings import Findings
 
 _SUBSET = re.compile(r"(?:(?P<percent>\d+(?:\.\d+)?)%|(?P<n>\d+)/(?P<m>\d+)|(?P<size>\d+)(?P<unit>[KMGT]?))")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+Claims = dict[bytes, list[tuple[str, bytes]]]  # pack -> index objects that name it, and the digest of what each says
 
 
 @dataclass(slots=True)
@@ -28,7 +34,19 @@ class PackCheck:
     read: int = 0
     bytes_read: int = 0
     content: bool = False
-    listed: set[bytes] = field(default_factory=set)
+    digests: dict[bytes, bytes] = field(default_factory=dict)  # what packs whose content was read say about themselves
+
+    def compare(self, claims: Claims, findings: Findings) -> None:
+        """What index objects say about packs against what the packs say: a chunk that is announced must be there."""
+        for sha256, said in claims.items():
+            own = self.digests.get(sha256)
+            for name, digest in said:
+                if own is not None and digest != own:
+                    findings.bad(
+                        name,
+                        f"{name}: says of {pack_name(sha256)} what that pack does not hold; backups may have relied on it. "
+                        "`keyark verify --repair-index` rebuilds it; revoke its writer if it is not yours",
+                    )
 
 
 def check_presence(
@@ -99,7 +117,7 @@ def read_packs(
         context.cancel.check()
         name = pack_name(sha256)
         try:
-            data = repository.storage.get(name)
+            data = fetch(repository.storage, name, ObjectType.PACK)
         except ObjectNotFound:
             continue  # found by its absence, if anything needs it
         check.read += 1
@@ -107,13 +125,13 @@ def read_packs(
         try:
             lookup.reader.verified(name, sha256, data)
             if repository.can_read:
-                check.content = _check_content(lookup, name, sha256, data) or check.content
+                check.content = _check_content(lookup, name, sha256, data, check) or check.content
         except IntegrityError as e:
             findings.bad(name, str(e))
         context.progress(Progress("verify", check.read, len(todo), check.bytes_read, 0, name))
 
 
-def _check_content(lookup: Lookup, name: str, sha256: bytes, data: bytes) -> bool:
+def _check_content(lookup: Lookup, name: str, sha256: bytes, data: bytes, check: PackCheck) -> bool:
     """Decrypt every block and compare every chunk with the directory; False when this key does not open the pack."""
     try:
         head, blocks, size = lookup.reader.directory(name, data)
@@ -124,4 +142,5 @@ def _check_content(lookup: Lookup, name: str, sha256: bytes, data: bytes) -> boo
         chunks = opened.block(number)
         for position, chunk_id in enumerate(iterate_ids(place)):
             opened.chunk(chunks, position, chunk_id)
+    check.digests[sha256] = IndexedPack(sha256, head.kind, size, 0, blocks).digest()
     return True

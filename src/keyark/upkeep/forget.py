@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-from keyark.errors import NotFoundError, UsageError
+from keyark.errors import NotFoundError, ObjectNotFound, UsageError
 from keyark.operation import Context
 from keyark.repository import marks as mark_objects
 from keyark.repository.history import History, missing
@@ -67,15 +68,22 @@ def _forget(repository: Repository, request: ForgetRequest, context: Context) ->
 
 
 def _acknowledge(repository: Repository, request: ForgetRequest, context: Context, now: int) -> ForgetReport:
-    """Explain every gap by a tombstone. Only an administrator may: it ends an alarm."""
-    repository.keys.root("accept the loss of snapshots")
-    lost = missing(repository.judge_history(), repository.state.read_pins().heads)
+    """Explain every gap by a tombstone, and delete snapshots that a stolen key made. Only an administrator may: it ends alarms."""
+    repository.keys.root("accept that snapshots are lost")
+    history = repository.judge_history()
+    lost = missing(history, repository.state.read_pins().heads, repository.keyring)
     for stone in lost:
         context.warn(f"lost: snapshot {stone.sequence} ({stone.snapshot.hex()[:8]}) of writer {stone.writer.hex()[:8]}")
-    if lost and not request.dry_run:
-        rows = [[stone.compartment, stone.writer, stone.sequence, stone.snapshot] for stone in lost]
-        _store(repository, mark_objects.TOMBSTONE, rows, now)
-    return ForgetReport((), len(lost), request.dry_run)
+    for snapshot in history.refused:
+        context.warn(f"{snapshot.name}: was refused, it belongs to no history; it is deleted")
+    if not request.dry_run:
+        for snapshot in history.refused:
+            with contextlib.suppress(ObjectNotFound):
+                repository.storage.delete(snapshot.name)
+        if lost:
+            rows = [[stone.compartment, stone.writer, stone.sequence, stone.snapshot] for stone in lost]
+            _store(repository, mark_objects.TOMBSTONE, rows, now)
+    return ForgetReport((), len(lost) + len(history.refused), request.dry_run)
 
 
 def _name(repository: Repository, snapshot: Snapshot) -> str | None:

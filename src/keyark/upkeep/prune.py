@@ -16,7 +16,7 @@ from keyark.operation import Context, Progress
 from keyark.repository import marks as mark_objects
 from keyark.repository.history import History
 from keyark.repository.marks import PACK_LIST_TARGET, PACK_TARGET, Marks, encode_marks
-from keyark.repository.names import ObjectName, parse_name
+from keyark.repository.names import ObjectName, pack_name, parse_name
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot
 from keyark.repository.wire import ObjectType
@@ -47,8 +47,9 @@ class _Listed:
 
     packs: set[bytes] = field(default_factory=set)
     lists: set[bytes] = field(default_factory=set)
-    newest_use: dict[bytes, int] = field(default_factory=dict)  # bytes of a pack that writers' newest snapshots use
-    lengths: dict[bytes, int] = field(default_factory=dict)
+    # By compartment and pack, since a writer may say anything about packs of other compartments:
+    newest_use: dict[tuple[bytes, bytes], int] = field(default_factory=dict)  # bytes that writers' newest snapshots use
+    lengths: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
 
 
 class _Prune:
@@ -101,6 +102,9 @@ class _Prune:
             raise HistoryError(
                 f"cannot prune while there is an alarm: {history.alarms[0].what}. Nothing was deleted; see `keyark verify`"
             )
+        # What was shown once must be shown again: a listing that is cut short later is then an alarm, not a licence.
+        keyring = self.repository.keyring
+        self.repository.state.advance_pins((keyring.generation, keyring.sha256), history.heads())
         return history
 
     def _listed(self, history: History) -> _Listed:
@@ -111,9 +115,10 @@ class _Prune:
             result.lists.update(snapshot.head.pack_lists)
             for use in self.repository.pack_uses(snapshot):
                 result.packs.add(use.sha256)
-                result.lengths[use.sha256] = use.data_length
+                key = (snapshot.head.compartment, use.sha256)
+                result.lengths[key] = use.data_length
                 if (snapshot.head.sequence, snapshot.id) in newest:
-                    result.newest_use[use.sha256] = result.newest_use.get(use.sha256, 0) + use.used
+                    result.newest_use[key] = result.newest_use.get(key, 0) + use.used
         return result
 
     def _resting_on(self, snapshots: Iterable[Snapshot]) -> set[bytes]:
@@ -139,9 +144,18 @@ class _Prune:
     def _thin(self, listed: _Listed, marked: frozenset[bytes], packs: Mapping[bytes, ObjectInfo]) -> set[bytes]:
         return {
             item
-            for item, used in listed.newest_use.items()
-            if item in packs and item not in marked and used < self.request.max_unused * listed.lengths[item]
+            for (compartment, item), used in listed.newest_use.items()
+            if item in packs
+            and item not in marked
+            and used < self.request.max_unused * listed.lengths[compartment, item]
+            and self._belongs(item, compartment)
         }
+
+    def _belongs(self, pack: bytes, compartment: bytes) -> bool:
+        try:
+            return self.repository.lookup.reader.head(pack_name(pack)).compartment == compartment
+        except IntegrityError:
+            return False
 
     def _store(self, kind: str, rows: Iterable[tuple[int, bytes]]) -> None:
         generation = self.repository.keyring.generation

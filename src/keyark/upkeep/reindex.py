@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Sequence
 
 from keyark.backup.commit import present_packs
-from keyark.errors import IntegrityError, NoKeyError, NotAllowedError, ObjectNotFound, StorageDenied
+from keyark.errors import ForgedError, IntegrityError, NoKeyError, NotAllowedError, ObjectNotFound, StorageDenied
 from keyark.operation import Context
 from keyark.repository.enrol import ensure_writer
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
@@ -15,7 +16,8 @@ from keyark.repository.repository import Repository
 
 
 def repair_index(repository: Repository, context: Context) -> bool:
-    """Remove index objects that are damaged and index every pack that no sound one names; True when anything was changed.
+    """Remove index objects that are damaged, or say of a pack what it does not hold, and index every pack that no sound one
+    names; True when anything was changed.
 
     Only packs of this machine's own compartment can be indexed: an index is signed by a writer of its compartment.
     """
@@ -56,11 +58,12 @@ def repair_index(repository: Repository, context: Context) -> bool:
 def _survey(repository: Repository) -> tuple[set[bytes], list[str]]:
     covered: set[bytes] = set()
     damaged = []
+    digests: dict[bytes, bytes | None] = {}
     for info in list(repository.storage.list("index/")):
         try:
             loaded = repository.lookup.load_index(info.name)
             keys = repository.keys.compartment(loaded.compartment, loaded.generation)
-            loaded.open(keys.index_key)
+            _check_claims(repository, info.name, loaded.open(keys.index_key), digests)
         except ObjectNotFound:
             continue
         except (NoKeyError, NotAllowedError):
@@ -70,6 +73,22 @@ def _survey(repository: Repository) -> tuple[set[bytes], list[str]]:
         else:
             covered.update(loaded.packs)
     return covered, damaged
+
+
+def _check_claims(
+    repository: Repository, name: str, entries: Sequence[IndexedPack], digests: dict[bytes, bytes | None]
+) -> None:
+    """ForgedError when an index object says of a pack what the pack itself does not."""
+    for entry in entries:
+        if entry.sha256 not in digests:
+            try:
+                head, blocks, size = repository.lookup.reader.directory(pack_name(entry.sha256))
+                digests[entry.sha256] = IndexedPack(entry.sha256, head.kind, size, 0, blocks).digest()
+            except (IntegrityError, ObjectNotFound, NoKeyError):
+                digests[entry.sha256] = None  # gone or damaged: found by itself
+        own = digests[entry.sha256]
+        if own is not None and own != entry.digest():
+            raise ForgedError(f"{name}: says of {pack_name(entry.sha256)} what that pack does not hold")
 
 
 def _batches(packs: list[IndexedPack]) -> list[list[IndexedPack]]:

@@ -22,6 +22,8 @@ _FUTURE_TOLERANCE = 10 * 60 * _SECOND  # clocks of two hosts may differ this muc
 _RATE_FLOOR = 5  # new snapshots that are never abnormal
 _RATE_FACTOR = 5  # times the usual rate that is still normal
 _RATE_HISTORY = 3  # snapshots seen before from which there is a usual rate
+_WINDOW = 10  # usual intervals over which the rate is judged whatever the looks between: a flood may come in drops
+_WINDOW_FACTOR = 2  # times the usual rate that is still normal over such a window
 
 _DURATION = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?")
 
@@ -86,14 +88,23 @@ def check_abuse(candidates: Sequence[Candidate], now_ns: int, last_look_ns: int 
         new = sum(item.first_seen_ns is None for item in items)
         if len(seen) < _RATE_HISTORY:
             continue
-        intervals = sorted(max(later - earlier, _SECOND) for earlier, later in itertools.pairwise(seen))
-        usual = intervals[len(intervals) // 2]
+        usual = _usual_interval(seen)
         allowed = _RATE_FLOOR + _RATE_FACTOR * (now_ns - last_look_ns) / usual
-        if new > allowed:
+        recent = new + sum(time > now_ns - _WINDOW * usual for time in seen)
+        if new > allowed or (new and recent > _RATE_FLOOR + _WINDOW_FACTOR * _WINDOW):
             raise HistoryError(
-                f"writer {writer.hex()[:8]} made {new} snapshots since the last look, where {allowed:.0f} would be much; "
+                f"writer {writer.hex()[:8]} made {new} snapshots since the last look and {recent} lately, far more than usual; "
                 "is its credential stolen? --accept-rate goes on. Nothing was forgotten"
             )
+
+
+def _usual_interval(seen: Sequence[int]) -> int:
+    """The usual time between two snapshots: the slower half of the history decides, so that a flood that was let pass once does
+    not make the next one usual."""
+    intervals = [max(later - earlier, _SECOND) for earlier, later in itertools.pairwise(seen)]
+    middle = (len(intervals) + 1) // 2
+    halves = (sorted(intervals[:middle]), sorted(intervals[middle:] or intervals[:middle]))
+    return max(half[len(half) // 2] for half in halves)
 
 
 def _hour(time: datetime.datetime) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
-from keyark.errors import NotFoundError, ObjectNotFound, StorageDenied, UsageError
+from keyark.errors import NotAllowedError, NotFoundError, ObjectNotFound, StorageDenied, UsageError
 from keyark.operation import Context
 from keyark.repository.create import NewSlot, make_slot
 from keyark.repository.keyring import Slot
@@ -17,6 +17,10 @@ from keyark.upkeep.model import SlotInfo
 SHARED_FOREVER = (
     "what the removed key opened before stays readable to whoever has both it and a copy of the repository from before; "
     "new backups are sealed without it"
+)
+ROOT_SHARED_FOREVER = (
+    "; it was an administrator's key: whoever kept it and a copy of its wraps also holds the root key, which cannot be changed. "
+    "If it may be in wrong hands, make a new repository"
 )
 
 
@@ -64,7 +68,11 @@ def add_slot(repository: Repository, slot: NewSlot, *, admin: bool, context: Con
     """Add a way of reading: everything that our own slot opens is sealed to the new one, old epochs included."""
     context.recorder.before("key add", {"kind": slot.method.kind})
     keyring = repository.keyring
-    if keyring.profile == "fips" and not slot.method.approved:
+    if keyring.policies.get("require_pq") and not slot.method.post_quantum:
+        raise NotAllowedError(
+            f"this repository requires post-quantum keys, and one of kind {slot.method.kind} is classical; it was not added"
+        )
+    if keyring.fips and not slot.method.approved:
         raise UsageError(f"this repository's profile is fips, which does not allow slots of kind {slot.method.kind}")
     change = KeyChange.begin(repository, "add a key")
     listing = (keyring.listing_number, keyring.listing[-1])
@@ -118,7 +126,7 @@ def remove_slot(repository: Repository, text: str, context: Context) -> str:
     change.publish()
     _delete_wraps(repository, name)
     context.recorder.after("key remove", {"slot": name.hex()}, None)
-    return SHARED_FOREVER
+    return SHARED_FOREVER + (ROOT_SHARED_FOREVER if slot.admin else "")
 
 
 def _delete_wraps(repository: Repository, recipient: bytes) -> None:

@@ -16,7 +16,7 @@ from keyark.repository.packlists import PackUse
 from keyark.repository.repository import Repository
 from keyark.repository.wire import ObjectType
 from keyark.upkeep.checkkeys import check_keyring, check_wraps
-from keyark.upkeep.checkpacks import PackCheck, check_presence, choose, read_packs
+from keyark.upkeep.checkpacks import Claims, PackCheck, check_presence, choose, read_packs
 from keyark.upkeep.checktrees import TreeCheck
 from keyark.upkeep.findings import Findings
 from keyark.upkeep.model import VerifyReport, VerifyRequest
@@ -70,7 +70,7 @@ class _Verify:
         check_wraps(repository, history.live, findings)
         uses = self._pack_lists(history)
         listed = check_presence(uses, present, history.replaced, findings)
-        self._index(lookup, listed, present)
+        claims = self._index(lookup, listed, present)
         check = PackCheck()
         unlisted = [item for item in present if item not in listed]
         read_packs(repository, lookup, unlisted, findings, self.context, PackCheck())
@@ -79,6 +79,7 @@ class _Verify:
             candidates = {item: present[item] for item in listed if item in present}
             chosen = choose(candidates, self.request.read_data_subset)
             read_packs(repository, lookup, chosen, findings, self.context, check)
+            check.compare(claims, findings)
         self._touch(uses)
         files = 0
         if repository.can_read:
@@ -149,9 +150,10 @@ class _Verify:
                         findings.touches(name, snapshot.id)
         return uses
 
-    def _index(self, lookup: Lookup, listed: set[bytes], present: dict[bytes, int]) -> None:
-        """Index objects: signed and sound, and together naming every listed pack."""
+    def _index(self, lookup: Lookup, listed: set[bytes], present: dict[bytes, int]) -> Claims:
+        """Index objects: signed and sound, and together naming every listed pack; returns what they say about packs."""
         findings = self.findings
+        claims: Claims = {}
         covered: set[bytes] = set()
         for info in self.repository.storage.list("index/"):
             try:
@@ -159,7 +161,8 @@ class _Verify:
                 covered.update(loaded.packs)
                 if self.repository.can_read:
                     keys = self.repository.keys.compartment(loaded.compartment, loaded.generation)
-                    loaded.open(keys.index_key)
+                    for entry in loaded.open(keys.index_key):
+                        claims.setdefault(entry.sha256, []).append((info.name, entry.digest()))
             except ObjectNotFound:
                 continue
             except IntegrityError as e:
@@ -172,6 +175,7 @@ class _Verify:
                 "index/",
                 f"index/: {len(lost)} packs are in no index object; `keyark verify --repair-index` rebuilds it",
             )
+        return claims
 
     def _note_unlisted(self, unlisted: list[bytes]) -> None:
         for item in unlisted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_the_cache_locates_chunks_in_usable_packs_only(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), R)
     cache.add_index("index/a", C, [a_pack(1, 3), a_pack(2, 2)])
     cache.add_index(None, C, [a_pack(3, 1)])
-    nums = {pack.sha256[0]: pack.num for pack in cache.packs()}
+    nums = {pack.sha256[0]: pack.num for pack in cache.packs(C)}
     assert cache.locate([b"\x01\x02" * 16], {nums[1]}) == {b"\x01\x02" * 16: (nums[1], 2)}
     assert cache.locate([b"\x01\x02" * 16], {nums[2]}) == {}
     assert cache.unindexed(C) == [b"\x03" * 32]
@@ -105,5 +106,45 @@ def test_a_cache_of_another_repository_or_a_damaged_one_is_replaced(tmp_path: Pa
     other.close()
     Path(other.path).write_bytes(b"garbage" * 1000)
     fresh = Cache(str(tmp_path), R)
-    assert list(fresh.packs()) == []
+    assert list(fresh.packs(C)) == []
     fresh.close()
+
+
+def test_index_objects_that_contradict_each_other_make_a_pack_unusable_until_it_was_asked(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), R)
+    honest, lie = a_pack(1, 3), replace(a_pack(1, 3), blocks=a_pack(7, 3).blocks)
+    cache.add_index("index/a", C, [honest])
+    cache.add_index("index/b", C, [lie])
+    assert cache.disputed(C) == [honest.sha256]
+    assert list(cache.packs(C)) == []
+    cache.add_index(None, C, [honest], trusted=True)
+    (pack,) = cache.packs(C)
+    cache.add_index("index/c", C, [lie])
+    assert list(cache.packs(C)) == [pack], "what the pack says itself stands against any index object"
+    assert cache.locate([b"\x07\x00" * 16], {pack.num}) == {}
+    cache.close()
+
+
+def test_what_a_vanished_index_object_said_is_forgotten_and_no_number_is_given_twice(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), R)
+    cache.add_index("index/a", C, [a_pack(1, 3), a_pack(2, 1)])
+    cache.add_index("index/b", C, [a_pack(2, 1)])
+    cache.add_index("index/c", C, [a_pack(3, 1)])
+    used = {pack.num for pack in cache.packs(C)}
+    cache.forget_indexes(["index/a"], C)
+    assert cache.known_indexes() == {"index/c"}, "what also spoke of its packs is loaded anew"
+    assert [pack.sha256[0] for pack in cache.packs(C)] == [3]
+    cache.forget_indexes(["index/c"], C)
+    cache.add_index("index/d", C, [a_pack(4, 1)])
+    assert not used & {pack.num for pack in cache.packs(C)}
+    cache.close()
+
+
+def test_an_entry_of_one_compartment_says_nothing_about_another(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), R)
+    cache.add_index("index/evil", b"x" * 16, [replace(a_pack(1, 3), blocks=a_pack(7, 3).blocks)])
+    cache.add_index("index/a", C, [a_pack(1, 3)])
+    (pack,) = cache.packs(C)
+    assert cache.locate([b"\x01\x02" * 16], {pack.num}) == {b"\x01\x02" * 16: (pack.num, 2)}
+    assert cache.disputed(C) == []
+    cache.close()
