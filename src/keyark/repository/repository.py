@@ -129,15 +129,15 @@ class Repository:
         for _ in range(_LOOKS):
             if not history.alarms:
                 break
-            self._refresh_keyring()
+            self.refresh_keyring()
             again = self._judge_once(None)
             if again.alarms == history.alarms:
                 break
             history = again
         return history
 
-    def _refresh_keyring(self) -> None:
-        """An administrator may have published a generation, which newer snapshots cite, since we opened the repository."""
+    def refresh_keyring(self) -> None:
+        """Take over generations that an administrator published since we opened the repository."""
         pinned = None if self.accept_rollback else (self.keyring.generation, self.keyring.sha256)
         latest = load_generations(self.storage, self.id, lambda _: pinned, self.context.clock)
         if latest.latest.generation > self.keyring.generation:

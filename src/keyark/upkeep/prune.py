@@ -101,6 +101,9 @@ class _Prune:
             raise HistoryError(
                 f"cannot prune while there is an alarm: {history.alarms[0].what}. Nothing was deleted; see `keyark verify`"
             )
+        # What was seen once must be seen again: a listing that is cut short later in this run, or in the next, is an alarm.
+        keyring = self.repository.keyring
+        self.repository.state.advance_pins((keyring.generation, keyring.sha256), history.heads())
         return history
 
     def _listed(self, history: History) -> _Listed:
@@ -186,7 +189,7 @@ class _Prune:
             with contextlib.suppress(ObjectNotFound):
                 storage.delete(dead)
                 count += 1
-        return count
+        return count + storage.remove_leftovers(self.now - self.request.grace_seconds * _SECOND)
 
     def _dead_index(self, name: ObjectName, present: set[bytes]) -> bool:
         try:

@@ -12,6 +12,7 @@ import pytest
 
 from keyark.clock import SystemClock
 from keyark.errors import (
+    DamagedError,
     ObjectExists,
     ObjectNotFound,
     RepositoryNotFound,
@@ -109,14 +110,14 @@ def test_names_that_are_not_plain_are_refused(local: LocalStorage, name: str) ->
 def test_links_planted_in_the_storage_are_not_followed(local: LocalStorage, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"outside")
     (Path(local.path) / "link").symlink_to(tmp_path / "outside")
-    with pytest.raises(StorageError):
+    with pytest.raises(DamagedError):
         local.get("link")
     with pytest.raises(ObjectExists):
         local.put("link", b"x")
     local.put("link", b"mine", create_only=False)
     assert (tmp_path / "outside").read_bytes() == b"outside"
     os.mkfifo(Path(local.path) / "fifo")
-    with pytest.raises(StorageError):
+    with pytest.raises(DamagedError):
         local.get("fifo")
 
 
