@@ -5,6 +5,8 @@ SQLite, disposable, bound to the repository id. It holds no content: folder reco
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sqlite3
 import struct
@@ -12,9 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keyark.errors import KeyarkError
+from keyark.errors import KeyarkError, StorageFull
 from keyark.repository.index import IndexedPack
 from keyark.repository.packs import BlockPlace
+from keyark.storage.local import translate
 
 _SCHEMA_VERSION = 2
 _SCHEMA = """
@@ -31,6 +34,16 @@ CREATE TABLE IF NOT EXISTS pack_lists (content BLOB PRIMARY KEY, sha BLOB NOT NU
 _SPAN = struct.Struct(">QII")  # offset, length, chunks
 _BATCH = 500  # parameters of one query
 PLACE_SHIFT = 16  # a place is block number << 16 | position in the block
+
+
+def _code(e: sqlite3.DatabaseError) -> int:
+    """SQLite's primary result code; 0 for errors of our own."""
+    return getattr(e, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_damaged(e: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is at fault, and not a lock, the disk or the memory."""
+    return _code(e) in (0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class CacheError(KeyarkError):
@@ -55,15 +68,33 @@ class Cache:
 
     def __init__(self, folder: str, repository: bytes) -> None:
         self.path = os.path.join(folder, "cache.sqlite3")
-        try:
-            self._db = self._open(repository)
-        except sqlite3.DatabaseError:
-            self._remove()
+        with self._opening():
             try:
                 self._db = self._open(repository)
             except sqlite3.DatabaseError as e:
-                raise CacheError(f"cannot use the cache {self.path}: {e}; delete the folder or set --cache-dir") from e
+                if not _is_damaged(e):
+                    raise self._failure(e) from e
+                self._remove()
+                try:
+                    self._db = self._open(repository)
+                except sqlite3.DatabaseError as again:
+                    raise CacheError(
+                        f"cannot use the cache {self.path}: {again}; delete the folder or set --cache-dir"
+                    ) from again
         self._packs_by_num: dict[int, CachedPack] = {}
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """One process at a time makes or replaces the file: others must not open what is being removed."""
+        try:
+            descriptor = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise translate(e, self.path) from e
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _open(self, repository: bytes) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -94,13 +125,21 @@ class Cache:
     def close(self) -> None:
         self._db.close()
 
+    def _failure(self, e: sqlite3.DatabaseError) -> KeyarkError:
+        """The error of ours. A damaged cache is taken away at once, so that the next run does not meet it again."""
+        if _code(e) == sqlite3.SQLITE_FULL:
+            return StorageFull(f"no room for the cache {self.path}; make room or set --cache-dir, then run again")
+        if _is_damaged(e):
+            with contextlib.suppress(KeyarkError), self._opening():
+                self._remove()
+            return CacheError(f"the cache {self.path} was damaged ({e}) and is removed; run again, nothing is lost")
+        return CacheError(f"cannot use the cache {self.path}: {e}; delete the folder or set --cache-dir, nothing is lost")
+
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
             return self._db.execute(sql, parameters)
         except sqlite3.DatabaseError as e:
-            raise CacheError(
-                f"the cache {self.path} is unusable ({e}); delete it and run again, nothing is lost"
-            ) from e
+            raise self._failure(e) from e
 
     # -- packs and chunks ------------------------------------------------------------------------------------------
 
@@ -137,7 +176,7 @@ class Cache:
         try:
             self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?)", rows)
         except sqlite3.DatabaseError as e:
-            raise CacheError(f"cannot write the cache {self.path}: {e}") from e
+            raise self._failure(e) from e
 
     def packs(self) -> Iterator[CachedPack]:
         """Every pack known, oldest first."""
@@ -222,7 +261,7 @@ class Cache:
             self._execute("COMMIT")
         except sqlite3.DatabaseError as e:
             self._db.rollback()
-            raise CacheError(f"cannot write the cache {self.path}: {e}") from e
+            raise self._failure(e) from e
         except BaseException:
             self._db.rollback()
             raise

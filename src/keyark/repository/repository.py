@@ -123,17 +123,17 @@ class Repository:
     def judge_history(self, marks: Marks | None = None) -> History:
         """Load every snapshot and judge the chains. Alarms are in the result.
 
-        Others go on writing while we read: an alarm counts only when a second look raises the same one.
+        Others go on writing while we read: an alarm counts only when a second look raises one about the same object.
         """
         history = self._judge_once(marks)
         for _ in range(_LOOKS):
             if not history.alarms:
                 break
+            before = {alarm.object for alarm in history.alarms}
             self.refresh_keyring()
-            again = self._judge_once(None)
-            if again.alarms == history.alarms:
+            history = self._judge_once(None)
+            if all(alarm.object in before for alarm in history.alarms):
                 break
-            history = again
         return history
 
     def refresh_keyring(self) -> None:

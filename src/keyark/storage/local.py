@@ -87,12 +87,18 @@ class LocalStorage:
         """
         if e.errno in (errno.ENOENT, errno.ENOTDIR):
             try:
-                gone = _identity(self._root) != self._identity
-            except OSError:
-                gone = True
-            if gone:
-                return StorageError(f"{self._root}: the folder is gone or was unmounted; mount it, then run again")
+                self._check_root()
+            except StorageError as gone:
+                return gone
         return translate(e, what)
+
+    def _check_root(self) -> None:
+        try:
+            same = _identity(self._root) == self._identity
+        except OSError:
+            same = False
+        if not same:
+            raise StorageError(f"{self._root}: the folder is gone or was unmounted; mount it, then run again")
 
     def put(
         self,
@@ -135,6 +141,7 @@ class LocalStorage:
         """Make a folder below the root where it is missing, and its way there durable, whoever made it."""
         if folder in self._known:
             return
+        self._check_root()
         with self._lock:
             parts = os.path.relpath(folder, self._root).split(os.sep) if folder != self._root else []
             path = self._root
@@ -209,6 +216,7 @@ class LocalStorage:
             if not prefix.endswith("/"):
                 raise StorageError(f"{prefix!r} is not a prefix: it must end in a slash")
             check_name(prefix[:-1])
+        self._check_root()
         yield from self._list(os.path.join(self._root, prefix), prefix)
 
     def _list(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
