@@ -133,7 +133,9 @@ class Cache:
             with contextlib.suppress(KeyarkError), self._opening():
                 self._remove()
             return CacheError(f"the cache {self.path} was damaged ({e}) and is removed; run again, nothing is lost")
-        return CacheError(f"cannot use the cache {self.path}: {e}; delete the folder or set --cache-dir, nothing is lost")
+        return CacheError(
+            f"cannot use the cache {self.path}: {e}; delete the folder or set --cache-dir, nothing is lost"
+        )
 
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:

@@ -2,8 +2,8 @@
 
 A put is atomic (whole or absent) and durable when it returns; a read after it sees it. Every error is one of
 `keyark.errors`: ObjectNotFound, ObjectExists, StorageDenied, StorageFull, StorageError (unreachable), and DamagedError when one
-object cannot be read though the storage works. ObjectExists promises what a put does: that object is durable. Objects are written once and never
-changed; README.txt is the only name that is not derived from content.
+object cannot be read though the storage works. ObjectExists promises what a put does: that object is durable. Objects are
+written once and never changed; README.txt is the only name that is not derived from content.
 """
 
 from __future__ import annotations

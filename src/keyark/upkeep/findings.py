@@ -39,7 +39,9 @@ class Findings:
         """Findings that touch these snapshots and no others become notices."""
         gone = {item.hex() for item in snapshots}
         for name in [name for name in self.fatal if self.snapshots.get(name) and self.snapshots[name] <= gone]:
-            self.notices.setdefault(name, f"{self.fatal.pop(name)} (only needed by snapshots that were forgotten meanwhile)")
+            self.notices.setdefault(
+                name, f"{self.fatal.pop(name)} (only needed by snapshots that were forgotten meanwhile)"
+            )
 
     def bad_packs(self) -> set[bytes]:
         """Ids of packs found bad."""
