@@ -79,7 +79,7 @@ class Rig:
             "PATH": os.environ["PATH"],
             "HOME": str(self.base),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": str(self.plugin),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.plugin), os.environ.get("PYTHONPATH")])),
             "KEYARK_STATE_DIR": self.sandbox.places.state_dir,
             "KEYARK_CACHE_DIR": self.sandbox.places.cache_dir,
             "KEYARK_KEY_FILE": str(self.key_file),
