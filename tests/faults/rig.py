@@ -37,6 +37,7 @@ class Rig:
 
     base: Path
     rng: random.Random
+    disk: Path | None = None  # where repository, state and caches lie, when not in ``base``
     sandbox: Sandbox = field(init=False)
     pictures: dict[str, object] = field(default_factory=dict)  # snapshot id -> what its restore must look like
     restored: int = 0
@@ -44,7 +45,7 @@ class Rig:
     errors: str = ""
 
     def __post_init__(self) -> None:
-        self.sandbox = Sandbox(self.base, clock=SystemClock())
+        self.sandbox = Sandbox(self.disk or self.base, clock=SystemClock())
         self.key_file = self.base / "master.key"
         self.source = self.base / "source"
         self.source.mkdir(parents=True)
