@@ -17,7 +17,7 @@ from keyark.repository.history import REPLACE_WINDOW, Chain, Head, History
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
 from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
 from keyark.repository.packlists import PackUse, encode_pack_list, encode_rows, group
-from keyark.repository.places import write_private
+from keyark.repository.places import write_state
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Listed, SnapshotContent, SnapshotHead, decode_snapshot, encode_snapshot
 from keyark.repository.wire import ObjectType
@@ -210,5 +210,5 @@ def unique_name(repository: Repository, wanted: str | None, now_ns: int) -> str:
                 count = int(last["count"]) + 1
         except (OSError, ValueError, KeyError, TypeError):
             count = 1  # only the look of a name rests on this file
-        write_private(path, json.dumps({"base": base, "count": count}).encode())
+        write_state(path, json.dumps({"base": base, "count": count}).encode())
     return base if count == 1 else f"{base}_{count}"

@@ -76,7 +76,7 @@ class Places:
         path = os.path.join(self.state_dir, _LOCATIONS)
         value = _read_json(path) or {}
         value[location] = repository.hex()
-        _write(path, json.dumps(value, indent=1).encode())
+        write_state(path, json.dumps(value, indent=1).encode())
 
 
 _MAX_UNCONFIRMED = 64  # snapshots of runs that died; older ones are forgotten
@@ -93,7 +93,8 @@ def _read_json(path: str) -> Any:
         raise UsageError(f"cannot read {path}: {e}") from e
 
 
-def _write(path: str, data: bytes) -> None:
+def write_state(path: str, data: bytes) -> None:
+    """As `write_private`, with errors of ours: a full disk under the state is exit code 14 like one under the repository."""
     try:
         write_private(path, data)
     except OSError as e:
@@ -176,7 +177,7 @@ class RepositoryState:
                 "keyring": [highest[0], highest[1].hex()],
                 "heads": {f"{c.hex()}/{w.hex()}": [n, sha.hex()] for (c, w), (n, sha) in merged.items()},
             }
-            _write(self._pins_path, json.dumps(value, indent=1).encode())
+            write_state(self._pins_path, json.dumps(value, indent=1).encode())
 
     def oldest_unconfirmed(self, chain: tuple[bytes, bytes], first: int) -> bytes | None:
         """The oldest snapshot, numbered ``first`` or later, that a run of this machine stored and never reported done."""
@@ -204,7 +205,7 @@ class RepositoryState:
     def _write_unconfirmed(self, rows: list[tuple[tuple[bytes, bytes], int, bytes]]) -> None:
         kept = rows[-_MAX_UNCONFIRMED:]
         value = [[c.hex(), w.hex(), number, sha.hex()] for (c, w), number, sha in kept]
-        _write(self._unconfirmed_path, json.dumps(value).encode())
+        write_state(self._unconfirmed_path, json.dumps(value).encode())
 
     def read_epoch(self, writer: bytes) -> dict[str, Any] | None:
         """The current epoch of a writer on this machine, as `keyark.repository.epochs` stored it."""
@@ -212,7 +213,7 @@ class RepositoryState:
         return value
 
     def write_epoch(self, writer: bytes, value: dict[str, Any]) -> None:
-        _write(self._epoch_path(writer), json.dumps(value).encode())
+        write_state(self._epoch_path(writer), json.dumps(value).encode())
 
     def _epoch_path(self, writer: bytes) -> str:
         return os.path.join(self.folder, f"epoch-{writer.hex()}.json")
