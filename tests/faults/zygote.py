@@ -55,8 +55,11 @@ class Zygote:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], errors: Path) -> Child:
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], errors: Path, output: Path | None = None
+    ) -> Child:
         request = {"arguments": list(arguments), "environment": dict(environment), "errors": str(errors)}
+        request["output"] = os.devnull if output is None else str(output)
         self.send(json.dumps(request))
         return Child(self, int(self.line()))
 
@@ -82,13 +85,13 @@ def _child(request: dict[str, object]) -> None:
 
     os.environ.clear()
     os.environ.update(request["environment"])  # type: ignore[call-overload]
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.dup2(os.open(str(request["errors"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    for number, name in ((1, "output"), (2, "errors")):
+        os.dup2(os.open(str(request[name]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     code = 1
     try:
         code = main(request["arguments"])  # type: ignore[arg-type]
+        sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
