@@ -14,17 +14,17 @@ from typing import NamedTuple
 from keyark.backup.packer import Packer, StoredPack
 from keyark.backup.sink import ChunkSink
 from keyark.backup.unchanged import Records
-from keyark.errors import HistoryError, ObjectExists
+from keyark.errors import HistoryError, IntegrityError, ObjectExists, ObjectNotFound
 from keyark.repository.credentials import Credential
 from keyark.repository.epochs import Epoch
-from keyark.repository.history import Chain, Head, History
+from keyark.repository.history import REPLACE_WINDOW, Chain, Head, History
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
 from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
 from keyark.repository.packlists import PackUse, encode_pack_list, encode_rows, group
 from keyark.repository.packs import iterate_ids
-from keyark.repository.places import write_private
+from keyark.repository.places import write_state
 from keyark.repository.repository import Repository
-from keyark.repository.snapshots import Listed, SnapshotContent, SnapshotHead, encode_snapshot
+from keyark.repository.snapshots import Listed, SnapshotContent, SnapshotHead, decode_snapshot, encode_snapshot
 from keyark.repository.wire import ObjectType
 
 _SETTLE_CHUNKS = 100_000  # new chunks held in memory before their packs are indexed
@@ -156,7 +156,9 @@ def write_snapshot(
     """Sign and store the snapshot; returns its number and id. Short: held under this machine's lock."""
     chain: Chain = (identity.compartment, identity.writer.id)
     with repository.state.locked():
-        previous = _own_head(repository, chain, history)
+        previous = _newest_own(repository, identity.writer, chain, _own_head(repository, chain, history))
+        sequence = 1 if previous is None else previous[0] + 1
+        replaced = replaces or repository.state.oldest_unconfirmed(chain, sequence - REPLACE_WINDOW)
         listed, content = facts
         keyring = repository.keyring
         heads = history.heads()
@@ -166,10 +168,10 @@ def write_snapshot(
             writer=identity.writer.id,
             generation=identity.generation,
             keyring=(keyring.generation, keyring.sha256),
-            sequence=1 if previous is None else previous[0] + 1,
+            sequence=sequence,
             previous=None if previous is None else previous[1],
             others=tuple((c, w, number, item) for (c, w), (number, item) in sorted(heads.items()) if (c, w) != chain),
-            replaces=replaces if previous is not None and replaces == previous[1] else None,
+            replaces=replaced,
             listing=keyring.listing_number,
             epoch=identity.epoch.id,
             pack_lists=pack_lists,
@@ -179,10 +181,18 @@ def write_snapshot(
             head, listed, content, keyring.listing[-1], identity.epoch.public, identity.writer.signing
         )
         name = snapshot_name(head.compartment, head.writer, head.sequence, sha256)
+        repository.state.note_unconfirmed(chain, (head.sequence, sha256))
         with contextlib.suppress(ObjectExists):  # an answer that was lost; the name is the content's hash
             repository.storage.put(name, parts)
         repository.state.advance_pins((keyring.generation, keyring.sha256), {chain: (head.sequence, sha256)})
+        if replaced is not None:
+            repository.state.confirm(chain, replaced)
         return head.sequence, sha256
+
+
+def confirm(repository: Repository, identity: Identity, head: Head) -> None:
+    """The look back found everything in place: the snapshot stands, and nothing will replace it."""
+    repository.state.confirm((identity.compartment, identity.writer.id), head[1])
 
 
 def _own_head(repository: Repository, chain: Chain, history: History) -> Head | None:
@@ -198,6 +208,23 @@ def _own_head(repository: Repository, chain: Chain, history: History) -> Head | 
     return pinned
 
 
+def _newest_own(repository: Repository, writer: Credential, chain: Chain, known: Head | None) -> Head | None:
+    """``known``, or what another process of this machine stored since and was killed before it could say so."""
+    newest = known
+    for info in repository.storage.list(f"snapshots/{chain[0].hex()}/{chain[1].hex()}/"):
+        name = parse_name(info.name)
+        if name is None or name.number is None or name.number <= (0 if newest is None else newest[0]):
+            continue
+        try:
+            found = decode_snapshot(
+                repository.storage.get(info.name), info.name, repository.id, writer.signing.public()
+            )
+        except (IntegrityError, ObjectNotFound):
+            continue  # not ours: whoever can write to the storage may have put it there
+        newest = (found.head.sequence, found.id)
+    return newest
+
+
 def lost_objects(
     repository: Repository, compartment: bytes, uses: Sequence[PackUse], lists: Sequence[bytes]
 ) -> frozenset[bytes]:
@@ -208,11 +235,10 @@ def lost_objects(
     """
     marks = repository.marks()
     marked = marks.packs | marks.pack_lists
-    wanted = {use.sha256 for use in uses}
     packs = present_packs(repository)
     prefix = f"packlists/{compartment.hex()}/"
     found = {name.sha256 for info in repository.storage.list(prefix) if (name := parse_name(info.name)) is not None}
-    lost = {item for item in wanted if item in marked or item not in packs}
+    lost = {use.sha256 for use in uses if use.sha256 in marked or packs.get(use.sha256) != use.size}
     return frozenset(lost | {item for item in lists if item in marked or item not in found})
 
 
@@ -241,5 +267,5 @@ def unique_name(repository: Repository, wanted: str | None, now_ns: int) -> str:
                 count = int(last["count"]) + 1
         except (OSError, ValueError, KeyError, TypeError):
             count = 1  # only the look of a name rests on this file
-        write_private(path, json.dumps({"base": base, "count": count}).encode())
+        write_state(path, json.dumps({"base": base, "count": count}).encode())
     return base if count == 1 else f"{base}_{count}"

@@ -41,7 +41,6 @@ from keyark.repository.packs import PackFacts
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Listed, SnapshotContent
 from keyark.repository.tree import Node, encode_node
-from keyark.storage.local import LocalStorage
 
 _ATTEMPTS = 5  # passes after which a repository that is pruned under our feet all the time is a conflict
 
@@ -117,6 +116,7 @@ class _Backup:
             head = commit.write_snapshot(repository, identity, history, lists, facts, replaces)
             lost = commit.lost_objects(repository, writer.compartment, done.uses, lists)
             if not lost:
+                commit.confirm(repository, identity, head)
                 return self._report(first, head, name, parent)
             context.warn("a prune removed packs that this backup relied on; storing them again")
             marks, replaces = repository.marks(), head[1]
@@ -157,7 +157,9 @@ class _Backup:
             lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
         bad = marks.packs | lost
         packs = {pack.num: pack for pack in lookup.cache.packs(compartment)}
-        usable = {num for num, pack in packs.items() if pack.sha256 in present and pack.sha256 not in bad}
+        # A pack of another size than the index says is damaged: what it holds is stored again.
+        whole = {num: pack for num, pack in packs.items() if present.get(pack.sha256) == pack.size}
+        usable = {num for num, pack in whole.items() if pack.sha256 not in bad}
         keys = repository.keys.compartment(compartment, generation)
         algorithm = repository.keyring.id_algorithm
         data_id, tree_id = (
@@ -223,10 +225,8 @@ class _Backup:
 
     def _rules(self) -> WalkRules:
         skip = set()
-        own = [self.repository.places.cache_dir]
-        if isinstance(self.repository.storage, LocalStorage):
-            own.append(self.repository.storage.path)
-        for path in own:
+        # A location that is no folder here (a URL) is no path that can be met on the way.
+        for path in (self.repository.places.cache_dir, self.repository.storage.location):
             try:
                 facts = os.stat(path)
             except OSError:

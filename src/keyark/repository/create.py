@@ -19,6 +19,7 @@ from keyark.repository.credentials import WRITER, Credential, save_credential
 from keyark.repository.generations import publish
 from keyark.repository.keyring import ID_BLAKE3, ID_HMAC, Compartment, Keyring, Slot, Writer, repository_id
 from keyark.repository.labels import seal_label
+from keyark.repository.names import parse_name
 from keyark.repository.places import Places
 from keyark.repository.readme import readme_text
 from keyark.repository.slotwraps import encode_slot_wrap
@@ -202,9 +203,29 @@ def init_repository(storage: Storage, request: InitRequest, places: Places, cont
     )
 
 
+def _check_place(storage: Storage) -> None:
+    """Refuse a place where a repository is or was; clear away what an interrupted `init` left.
+
+    Before its keyring there is no repository, so wraps without any other object are of no use to anybody.
+    """
+    left = []
+    for info in storage.list():
+        if info.name.startswith("keys/"):
+            raise UsageError(f"there is a repository at {storage.location} already; nothing was changed")
+        if parse_name(info.name) is not None or info.name == names.README:
+            left.append(info.name)
+    foreign = [name for name in left if not name.startswith("wraps/") and name != names.README]
+    if foreign:
+        raise UsageError(
+            f"{storage.location} holds objects of a repository whose keyring is missing ({foreign[0]}); nothing was changed. "
+            "Bring back its keys/ from a copy, or choose another place"
+        )
+    for name in left:
+        storage.delete(name)
+
+
 def _check(storage: Storage, request: InitRequest) -> Suite:
-    if any(storage.list("keys/")):
-        raise UsageError(f"there is a repository at {storage.location} already; nothing was changed")
+    _check_place(storage)
     if not request.slots:
         raise UsageError("a repository needs a key: --new-key-file, --new-password-file or --new-recipient")
     if len(request.slots) == 1 and not request.accept_single_key:

@@ -14,6 +14,10 @@ from keyark.repository.keyring import Keyring
 from keyark.repository.marks import Marks, Tombstone
 from keyark.repository.snapshots import Snapshot
 
+# How far back a snapshot may replace another: as many runs of one writer may overlap. Small, so that a thief of its
+# credential cannot explain away what is missing from older snapshots.
+REPLACE_WINDOW = 16
+
 Chain = tuple[bytes, bytes]  # compartment, writer
 Head = tuple[int, bytes]  # sequence, snapshot id
 
@@ -98,15 +102,24 @@ def judge(
     alarms += _seen_by_others([item for item in everything if _is_witness(item, current)], chains, tombstones)
     live = tuple(item for item in everything if item.id not in marks.tombstones)
     forgotten = tuple(item for item in everything if item.id in marks.tombstones)
-    by_id = {item.id: item for item in everything}
-    replaced = frozenset(
-        item.head.replaces
-        for item in everything
-        if item.head.replaces in by_id
-        and item.head.replaces == item.head.previous
-        and by_id[item.head.replaces].head.writer == item.head.writer
-    )
+    replaced = _replaced(everything)
     return History(live, forgotten, tuple(alarms), replaced, tuple(marks.tombstones.values()), tuple(refused))
+
+
+def _replaced(snapshots: Iterable[Snapshot]) -> frozenset[bytes]:
+    """Snapshots that a later one of the same writer replaces, not further back than `REPLACE_WINDOW`."""
+    everything = list(snapshots)
+    by_id = {item.id: item.head for item in everything}
+    found = set()
+    for item in everything:
+        old = by_id.get(item.head.replaces or b"")
+        if (
+            old is not None
+            and (old.compartment, old.writer) == (item.head.compartment, item.head.writer)
+            and 0 < item.head.sequence - old.sequence <= REPLACE_WINDOW
+        ):
+            found.add(item.head.replaces or b"")
+    return frozenset(found)
 
 
 def _standing(snapshot: Snapshot, keyrings: Mapping[bytes, Keyring], current: Keyring) -> Alarm | None:

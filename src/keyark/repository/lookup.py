@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from keyark.errors import IntegrityError, NoKeyError, ObjectNotFound
+from keyark.errors import IntegrityError, NoKeyError, ObjectExists, ObjectNotFound
 from keyark.repository.cache import Cache, CachedPack
 from keyark.repository.fetching import fetch
 from keyark.repository.index import IndexedPack, IndexObject, decode_index
@@ -126,6 +127,9 @@ class Lookup:
             except IntegrityError as e:
                 self._warn(f"ignored: {e}")
                 continue
+            # Its process may have been killed before the pack was durable. "Exists" promises that it is now.
+            with contextlib.suppress(ObjectExists):
+                self._storage.put(name, data)
             self.cache.add_index(None, compartment, [_indexed(sha256, head.kind, size, blocks)], trusted=True)
 
     def unindexed(self, compartment: bytes, present: Mapping[bytes, int]) -> list[IndexedPack]:

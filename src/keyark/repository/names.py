@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 
 from keyark.repository.wire import ObjectType
 
 README = "README.txt"
 READER = "recover.py"
+
+# Scratch objects with which `init` and `doctor` try what the storage lets them do. Where it is append-only, they stay.
+PROBE = re.compile(r"probe-[0-9a-f]{16}")
 
 _HEX16 = "[0-9a-f]{32}"
 _HEX32 = "[0-9a-f]{64}"
@@ -70,6 +74,10 @@ def parse_name(text: str) -> ObjectName | None:
             bytes.fromhex(groups["recipient"]) if "recipient" in groups else None,
         )
     return None
+
+
+def probe_name() -> str:
+    return f"probe-{secrets.token_hex(8)}"
 
 
 def keyring_name(generation: int, sha256: bytes) -> str:

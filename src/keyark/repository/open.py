@@ -11,6 +11,7 @@ from keyark.operation import Context
 from keyark.repository.credentials import OPERATOR, WRITER, Credential, Credentials, load_credential
 from keyark.repository.generations import Generations, load_generations
 from keyark.repository.keyring import Keyring
+from keyark.repository.limits import Limited
 from keyark.repository.places import Places
 from keyark.repository.repository import Repository
 from keyark.repository.slotwraps import open_slot
@@ -38,6 +39,7 @@ def open_repository(
 
     Raises RepositoryNotFound, NoKeyError, HistoryError, UsageError.
     """
+    storage = Limited(storage)
     remembered = places.repository_at(storage.location)
     expected = _expected(credentials, remembered, storage)
 

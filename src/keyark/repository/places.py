@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyark.errors import StorageError, UsageError
+from keyark.storage.local import make_folders, translate
 
 
 def write_private(path: str, data: bytes) -> None:
@@ -75,12 +76,10 @@ class Places:
         path = os.path.join(self.state_dir, _LOCATIONS)
         value = _read_json(path) or {}
         value[location] = repository.hex()
-        try:
-            write_private(path, json.dumps(value, indent=1).encode())
-        except OSError as e:
-            raise StorageError(f"cannot write {path}: {e.strerror}") from e
+        write_state(path, json.dumps(value, indent=1).encode())
 
 
+_MAX_UNCONFIRMED = 64  # snapshots of runs that died; older ones are forgotten
 _LOCATIONS = "locations.json"
 
 
@@ -94,10 +93,18 @@ def _read_json(path: str) -> Any:
         raise UsageError(f"cannot read {path}: {e}") from e
 
 
+def write_state(path: str, data: bytes) -> None:
+    """As `write_private`, with errors of ours: a full disk under the state is exit code 14 like one under the repository."""
+    try:
+        write_private(path, data)
+    except OSError as e:
+        raise translate(e, path) from e
+
+
 def _folder(base: str, repository: bytes) -> str:
     path = os.path.join(os.path.abspath(base), repository.hex()[:32])
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_folders(path)
     except OSError as e:
         raise StorageError(f"cannot make {path}: {e.strerror}; set KEYARK_STATE_DIR or --cache-dir") from e
     return path
@@ -114,6 +121,7 @@ class RepositoryState:
         self.folder = folder
         self.credential_path = os.path.join(folder, "writer.credential")
         self._pins_path = os.path.join(folder, "pins.json")
+        self._unconfirmed_path = os.path.join(folder, "unconfirmed.json")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -169,7 +177,35 @@ class RepositoryState:
                 "keyring": [highest[0], highest[1].hex()],
                 "heads": {f"{c.hex()}/{w.hex()}": [n, sha.hex()] for (c, w), (n, sha) in merged.items()},
             }
-            write_private(self._pins_path, json.dumps(value, indent=1).encode())
+            write_state(self._pins_path, json.dumps(value, indent=1).encode())
+
+    def oldest_unconfirmed(self, chain: tuple[bytes, bytes], first: int) -> bytes | None:
+        """The oldest snapshot, numbered ``first`` or later, that a run of this machine stored and never reported done."""
+        with self.locked():
+            found = sorted((number, item) for key, number, item in self._unconfirmed() if key == chain)
+        return next((item for number, item in found if number >= first), None)
+
+    def note_unconfirmed(self, chain: tuple[bytes, bytes], head: tuple[int, bytes]) -> None:
+        """A snapshot is about to be stored; until `confirm` its run may die before it has looked back."""
+        with self.locked():
+            self._write_unconfirmed([*self._unconfirmed(), (chain, *head)])
+
+    def confirm(self, chain: tuple[bytes, bytes], snapshot: bytes) -> None:
+        """A snapshot was reported done, or another replaces it."""
+        with self.locked():
+            self._write_unconfirmed([row for row in self._unconfirmed() if (row[0], row[2]) != (chain, snapshot)])
+
+    def _unconfirmed(self) -> list[tuple[tuple[bytes, bytes], int, bytes]]:
+        rows = _read_json(self._unconfirmed_path) or []
+        try:
+            return [((bytes.fromhex(c), bytes.fromhex(w)), int(n), bytes.fromhex(sha)) for c, w, n, sha in rows]
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"{self._unconfirmed_path} is damaged; delete it") from e
+
+    def _write_unconfirmed(self, rows: list[tuple[tuple[bytes, bytes], int, bytes]]) -> None:
+        kept = rows[-_MAX_UNCONFIRMED:]
+        value = [[c.hex(), w.hex(), number, sha.hex()] for (c, w), number, sha in kept]
+        write_state(self._unconfirmed_path, json.dumps(value).encode())
 
     def read_epoch(self, writer: bytes) -> dict[str, Any] | None:
         """The current epoch of a writer on this machine, as `keyark.repository.epochs` stored it."""
@@ -177,7 +213,7 @@ class RepositoryState:
         return value
 
     def write_epoch(self, writer: bytes, value: dict[str, Any]) -> None:
-        write_private(self._epoch_path(writer), json.dumps(value).encode())
+        write_state(self._epoch_path(writer), json.dumps(value).encode())
 
     def _epoch_path(self, writer: bytes) -> str:
         return os.path.join(self.folder, f"epoch-{writer.hex()}.json")

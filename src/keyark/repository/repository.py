@@ -123,21 +123,21 @@ class Repository:
     def judge_history(self, marks: Marks | None = None) -> History:
         """Load every snapshot and judge the chains. Alarms are in the result.
 
-        Others go on writing while we read: an alarm counts only when a second look raises the same one.
+        Others go on writing while we read: an alarm counts only when a second look raises one about the same object.
         """
         history = self._judge_once(marks)
         for _ in range(_LOOKS):
             if not history.alarms:
                 break
-            self._refresh_keyring()
-            again = self._judge_once(None)
-            if again.alarms == history.alarms:
+            before = {alarm.object for alarm in history.alarms}
+            self.refresh_keyring()
+            history = self._judge_once(None)
+            if all(alarm.object in before for alarm in history.alarms):
                 break
-            history = again
         return history
 
-    def _refresh_keyring(self) -> None:
-        """An administrator may have published a generation, which newer snapshots cite, since we opened the repository."""
+    def refresh_keyring(self) -> None:
+        """Take over generations that an administrator published since we opened the repository."""
         pinned = None if self.accept_rollback else (self.keyring.generation, self.keyring.sha256)
         latest = load_generations(self.storage, self.id, lambda _: pinned, self.context.clock)
         if latest.latest.generation > self.keyring.generation:

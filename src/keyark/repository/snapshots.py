@@ -26,7 +26,9 @@ class SnapshotHead:
     sequence: int
     previous: bytes | None
     others: tuple[tuple[bytes, bytes, int, bytes], ...]  # compartment, writer, sequence, snapshot: heads it saw
-    replaces: bytes | None  # its predecessor, where packs of that one went away before it was done
+    replaces: (
+        bytes | None
+    )  # an earlier one of its writer that was never reported done: packs of it went away, or its run died
     listing: int  # number of the listing key
     epoch: bytes
     pack_lists: tuple[bytes, ...]

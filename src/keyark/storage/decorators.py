@@ -50,6 +50,9 @@ class Forwarding:
     def delete(self, name: str) -> None:
         self.inner.delete(name)
 
+    def remove_leftovers(self, before_ns: int) -> int:
+        return self.inner.remove_leftovers(before_ns)
+
     def capabilities(self) -> Capabilities:
         return self.inner.capabilities()
 
@@ -77,6 +80,9 @@ class ReadOnly(Forwarding):
 
     def delete(self, name: str) -> None:
         raise StorageDenied(f"{name}: the storage was opened read-only")
+
+    def remove_leftovers(self, before_ns: int) -> int:
+        raise StorageDenied(f"{self.location}: the storage was opened read-only")
 
 
 class Logging(Forwarding):
@@ -180,4 +186,20 @@ class Retrying(Forwarding):
         return self._again(lambda: self.inner.stat(name))
 
     def delete(self, name: str) -> None:
-        self._again(lambda: self.inner.delete(name))
+        failed_before = False
+
+        def attempt() -> None:
+            nonlocal failed_before
+            try:
+                self.inner.delete(name)
+            except ObjectNotFound:
+                if not failed_before:  # otherwise it was done, and the answer lost
+                    raise
+            except StorageError:
+                failed_before = True
+                raise
+
+        self._again(attempt)
+
+    def remove_leftovers(self, before_ns: int) -> int:
+        return self._again(lambda: self.inner.remove_leftovers(before_ns))

@@ -1,8 +1,9 @@
 """What every storage promises (docs/architecture.md): small, whole, durable objects under plain names.
 
 A put is atomic (whole or absent) and durable when it returns; a read after it sees it. Every error is one of
-`keyark.errors`: ObjectNotFound, ObjectExists, StorageDenied, StorageFull, StorageError. Objects are written once and never
-changed; README.txt is the only name that is not derived from content.
+`keyark.errors`: ObjectNotFound, ObjectExists, StorageDenied, StorageFull, StorageError (unreachable), and DamagedError when one
+object cannot be read though the storage works. ObjectExists promises what a put does: that object is durable. Objects are
+written once and never changed; README.txt is the only name that is not derived from content.
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete an object. ObjectNotFound when there is none."""
+        ...
+
+    def remove_leftovers(self, before_ns: int) -> int:
+        """Remove what puts that were interrupted before ``before_ns`` (Unix time) left behind; returns how many."""
         ...
 
     def capabilities(self) -> Capabilities: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from keyark.errors import IntegrityError, ObjectNotFound
+from keyark.errors import DamagedError, IntegrityError, ObjectNotFound
 from keyark.repository import names
 from keyark.repository.fetching import fetch
 from keyark.repository.names import ObjectName, parse_name
@@ -31,12 +31,17 @@ def check_keyring(repository: Repository, findings: Findings) -> None:
         findings.bad(name, what)
     keyring = repository.keyring
     for name, expected in ((names.README, keyring.readme_sha256), (names.READER, keyring.reader_sha256)):
-        if expected is None:
-            continue
         try:
             data = repository.storage.get(name, 0, _MAX_PLAIN)
         except ObjectNotFound:
-            findings.bad(name, f"{name} is missing")
+            if expected is not None:
+                findings.bad(name, f"{name} is missing")
+            continue
+        except DamagedError as e:
+            findings.bad(name, str(e))
+            continue
+        if expected is None:
+            findings.bad(name, f"{name}: the keyring records none; somebody else put it there, do not run it")
             continue
         if hashlib.sha256(data).digest() != expected:
             findings.bad(name, f"{name} is not the one that the keyring records; do not trust what it says")
@@ -65,7 +70,14 @@ def _check_slot_wrap(repository: Repository, name: ObjectName, findings: Finding
     if slot is None:
         findings.note(name.text, f"{name.text}: of a slot that was removed, or whose making was interrupted")
         return
-    if hashlib.sha256(fetch(repository.storage, name.text, ObjectType.SLOT_WRAP)).digest() != slot.wrap_sha256:
+    try:
+        data = fetch(repository.storage, name.text, ObjectType.SLOT_WRAP)
+    except ObjectNotFound:
+        return
+    except DamagedError as e:
+        findings.bad(name.text, str(e))
+        return
+    if hashlib.sha256(data).digest() != slot.wrap_sha256:
         findings.bad(name.text, f"{name.text}: its bytes are not those that the keyring records")
 
 

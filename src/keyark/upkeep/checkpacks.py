@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keyark.errors import IntegrityError, NoKeyError, NotAllowedError, ObjectNotFound, UsageError
+from keyark.errors import DamagedError, IntegrityError, NoKeyError, NotAllowedError, ObjectNotFound, UsageError
 from keyark.operation import Context, Progress
 from keyark.repository.cache import CachedPack
 from keyark.repository.fetching import fetch
@@ -94,6 +94,8 @@ def choose(packs: Mapping[bytes, int], subset: str | None) -> list[bytes]:
             raise UsageError(f"subset {subset!r}: the share must be above 0% and at most 100%")
         return picked[: max(1, round(len(picked) * share / 100))] if picked else []
     wanted = int(match["size"]) * _UNITS[match["unit"]]
+    if wanted == 0:
+        raise UsageError(f"subset {subset!r}: the size must be above 0")
     result, total = [], 0
     for item in picked:
         if total >= wanted:
@@ -120,6 +122,9 @@ def read_packs(
             data = fetch(repository.storage, name, ObjectType.PACK)
         except ObjectNotFound:
             continue  # found by its absence, if anything needs it
+        except DamagedError as e:
+            findings.bad(name, str(e))
+            continue
         check.read += 1
         check.bytes_read += len(data)
         try:

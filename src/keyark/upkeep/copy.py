@@ -27,36 +27,65 @@ class CopyReport:
 def copy(repository: Repository, destination: Storage, context: Context) -> CopyReport:
     """Copy every object that the destination lacks. Names that carry a hash are checked on the way.
 
-    ConflictError when another repository is there; DamagedError names an object that is not what its name says.
+    ConflictError when another repository is there. DamagedError, once everything else was copied, when an object is not what
+    its name says, here or there.
     """
     context.recorder.before("copy", {})
     source = repository.storage
-    present = {info.name for info in destination.list()}
-    ours = {info.name for info in source.list("keys/")}
+    present = {info.name: info.size for info in destination.list()}
+    shown = _list(source)
+    ours = {info.name for info in shown}
     if any(name.startswith("keys/") and name not in ours for name in present):
         raise ConflictError(
             f"{destination.location} holds another repository, or a newer keyring of this one; nothing was copied"
         )
-    todo = sorted((info for info in source.list() if info.name not in present), key=_rank)
-    skipped = sum(info.name in present for info in source.list())
+    todo = sorted((info for info in shown if info.name not in present), key=_rank)
+    skipped = len(shown) - len(todo)
     total = sum(info.size for info in todo)
     copied = done = 0
+    damaged = [
+        f"{info.name}: has {present[info.name]} bytes at {destination.location} instead of {info.size}"
+        for info in shown
+        if _has_hash(info.name) and present.get(info.name, info.size) != info.size
+    ]
     for info in todo:
         context.cancel.check()
         try:
             data = source.get(info.name)
+            _check(info, data)
+            destination.put(info.name, data)
         except ObjectNotFound:
             continue  # pruned meanwhile
-        _check(info, data)
-        try:
-            destination.put(info.name, data)
         except ObjectExists:
             skipped += 1
             continue
+        except DamagedError as e:
+            damaged.append(str(e))
+            context.warn(str(e))
+            continue
         copied, done = copied + len(data), done + 1
         context.progress(Progress("copy", done, len(todo), copied, total, info.name))
-    context.recorder.after("copy", {"objects": done}, None)
+    context.recorder.after("copy", {"objects": done, "damaged": len(damaged)}, None)
+    if damaged:
+        raise DamagedError(
+            f"{damaged[0]}. {len(damaged)} objects are damaged, all others were copied; see `keyark verify`"
+        )
     return CopyReport(done, copied, skipped)
+
+
+def _list(source: Storage) -> list[ObjectInfo]:
+    """Everything to copy. Snapshots and keyrings first: what they rest on was stored before, so a later listing shows it.
+
+    A snapshot that is stored between the two listings is left for the next copy.
+    """
+    referring = [info for prefix in ("snapshots/", "keys/") for info in source.list(prefix)]
+    return referring + [info for info in source.list() if not info.name.startswith(("snapshots/", "keys/"))]
+
+
+def _has_hash(name: str) -> bool:
+    """Whether the name says what the bytes are, so that two copies of it cannot differ."""
+    parsed = parse_name(name)
+    return parsed is not None and parsed.sha256 is not None
 
 
 def _rank(info: ObjectInfo) -> tuple[int, str]:

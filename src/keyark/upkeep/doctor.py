@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from importlib import metadata
 from keyark.crypto.openssl import openssl_enc
 from keyark.crypto.slots import is_generated_line, read_key_file
 from keyark.errors import KeyarkError, ObjectExists, StorageError, UsageError
+from keyark.repository.names import probe_name
 from keyark.repository.places import write_private
 from keyark.repository.repository import Repository
-from keyark.storage.local import LocalStorage
 from keyark.storage.protocol import Storage
 from keyark.upkeep.model import Check
 from keyark.upkeep.slots import list_slots
@@ -92,7 +91,7 @@ class Probe:
 
 def probe_storage(storage: Storage) -> Probe:
     """Try to overwrite and to delete a scratch object, with the access of this run."""
-    name = f"probe-{secrets.token_hex(8)}"
+    name = probe_name()
     storage.put(name, b"1")
     overwrite = delete = True
     try:
@@ -130,14 +129,14 @@ def check_repository(repository: Repository) -> Iterator[Check]:
         if slot.warning is not None:
             yield Check("keys", "warning", f"{slot.id[:8]} ({slot.kind}): {slot.warning}")
     storage = repository.storage
-    if isinstance(storage, LocalStorage):
-        mode = os.stat(storage.path).st_mode & 0o777
+    if os.path.isdir(storage.location):
+        mode = os.stat(storage.location).st_mode & 0o777
         status = "ok" if not mode & 0o077 else "warning"
         yield Check(
             "permissions",
             status,
-            f"{storage.path} has mode {mode:o}",
-            "" if status == "ok" else f"`chmod 700 {storage.path}`",
+            f"{storage.location} has mode {mode:o}",
+            "" if status == "ok" else f"`chmod 700 {storage.location}`",
         )
     try:
         probe = probe_storage(storage)

@@ -35,6 +35,14 @@ class Findings:
         if path is not None and len(self.files[name]) < _MAX_FILES:
             self.files[name].add(path)
 
+    def excuse(self, snapshots: set[bytes]) -> None:
+        """Findings that touch these snapshots and no others become notices."""
+        gone = {item.hex() for item in snapshots}
+        for name in [name for name in self.fatal if self.snapshots.get(name) and self.snapshots[name] <= gone]:
+            self.notices.setdefault(
+                name, f"{self.fatal.pop(name)} (only needed by snapshots that were forgotten meanwhile)"
+            )
+
     def bad_packs(self) -> set[bytes]:
         """Ids of packs found bad."""
         found = set()

@@ -85,7 +85,7 @@ class PruneReport:
     bytes_freed: int
     packs_kept: int
     packs_thin: int
-    objects_deleted: int  # indexes, pack lists, forgotten snapshots, old marks
+    objects_deleted: int  # indexes, forgotten snapshots, old marks, what interrupted puts left
     waiting: int  # unlisted packs too young to touch: perhaps of a backup under way
     dry_run: bool = False
 

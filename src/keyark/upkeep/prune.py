@@ -8,15 +8,16 @@ and stores the data again. Clocks bound waste only: how long an unlisted pack of
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keyark.errors import HistoryError, IntegrityError, ObjectNotFound
+from keyark.errors import DamagedError, HistoryError, IntegrityError, ObjectNotFound
 from keyark.operation import Context, Progress
 from keyark.repository import marks as mark_objects
 from keyark.repository.history import History
 from keyark.repository.marks import PACK_LIST_TARGET, PACK_TARGET, Marks, encode_marks
 from keyark.repository.names import ObjectName, pack_name, parse_name
+from keyark.repository.packlists import PackUse
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot
 from keyark.repository.wire import ObjectType
@@ -102,7 +103,7 @@ class _Prune:
             raise HistoryError(
                 f"cannot prune while there is an alarm: {history.alarms[0].what}. Nothing was deleted; see `keyark verify`"
             )
-        # What was shown once must be shown again: a listing that is cut short later is then an alarm, not a licence.
+        # What was seen once must be seen again: a listing that is cut short later in this run, or in the next, is an alarm.
         keyring = self.repository.keyring
         self.repository.state.advance_pins((keyring.generation, keyring.sha256), history.heads())
         return history
@@ -113,13 +114,23 @@ class _Prune:
         for snapshot in history.live:
             self.context.cancel.check()
             result.lists.update(snapshot.head.pack_lists)
-            for use in self.repository.pack_uses(snapshot):
+            for use in self._uses(snapshot, history):
                 result.packs.add(use.sha256)
                 key = (snapshot.head.compartment, use.sha256)
                 result.lengths[key] = use.data_length
                 if (snapshot.head.sequence, snapshot.id) in newest:
                     result.newest_use[key] = result.newest_use.get(key, 0) + use.used
         return result
+
+    def _uses(self, snapshot: Snapshot, history: History) -> Sequence[PackUse]:
+        try:
+            return self.repository.pack_uses(snapshot)
+        except DamagedError as e:
+            if snapshot.id in history.replaced:
+                return ()  # a prune took its list before it stood; what it needed was stored again for the one that replaces it
+            raise DamagedError(
+                f"cannot prune: {e}. Bring it back from a copy, or forget that snapshot; nothing was deleted"
+            ) from e
 
     def _resting_on(self, snapshots: Iterable[Snapshot]) -> set[bytes]:
         """Packs and lists of forgotten snapshots: no backup under way can be about to list them for the first time."""
@@ -200,7 +211,7 @@ class _Prune:
             with contextlib.suppress(ObjectNotFound):
                 storage.delete(dead)
                 count += 1
-        return count
+        return count + storage.remove_leftovers(self.now - self.request.grace_seconds * _SECOND)
 
     def _dead_index(self, name: ObjectName, present: set[bytes]) -> bool:
         try:

@@ -148,7 +148,7 @@ def decide(
 def _decide_writer(
     newest_first: Sequence[Candidate], request: ForgetRequest, now_ns: int, last_look_ns: int | None
 ) -> list[Decision]:
-    times = [item.effective_ns(now_ns, last_look_ns) for item in newest_first]
+    times = _in_order([item.effective_ns(now_ns, last_look_ns) for item in newest_first])
     reasons: list[list[str]] = [[] for _ in newest_first]
     _apply_rules(times, request, reasons)
     has_rules = any(
@@ -176,6 +176,15 @@ def _decide_writer(
             keep, why = True, ["within limits"]
         result.append(Decision(item.id, time, keep, tuple(why)))
     return result
+
+
+def _in_order(newest_first: Sequence[int]) -> list[int]:
+    """Times that agree with the sequence: none is earlier than that of the snapshot before it.
+
+    A thief who appends snapshots with old times so gains nothing: neither do they use up the buckets of older days, nor do
+    they make the good ones before them look older.
+    """
+    return list(itertools.accumulate(reversed(newest_first), max))[::-1]
 
 
 def _past_limits(index: int, age: int, request: ForgetRequest) -> list[str]:

@@ -11,9 +11,10 @@ from keyark.repository.cache import Cache
 from keyark.repository.history import History
 from keyark.repository.loading import load_pack_list
 from keyark.repository.lookup import Lookup
-from keyark.repository.names import pack_list_name, pack_name, parse_name
+from keyark.repository.names import PROBE, pack_list_name, pack_name, parse_name
 from keyark.repository.packlists import PackUse
 from keyark.repository.repository import Repository
+from keyark.repository.snapshots import Snapshot
 from keyark.repository.wire import ObjectType
 from keyark.upkeep.checkkeys import check_keyring, check_wraps
 from keyark.upkeep.checkpacks import Claims, PackCheck, check_presence, choose, read_packs
@@ -34,11 +35,22 @@ def verify(repository: Repository, request: VerifyRequest, context: Context) -> 
         raise repository.keys.refuse("verify", "an operator's credential or a key that reads")
     context.recorder.before("verify", {"read_data": request.read_data or request.read_data_subset is not None})
     try:
-        report = _Verify(repository, request, context).run()
+        report = _verify(repository, request, context)
     except BaseException as e:
         context.recorder.after("verify", {}, e)
         raise
     context.recorder.after("verify", {"sound": report.sound}, None)
+    return report
+
+
+def _verify(repository: Repository, request: VerifyRequest, context: Context) -> VerifyReport:
+    """Others go on working while we read. What a keyring newer than ours explains is no finding: then we look once more."""
+    generation = repository.keyring.generation
+    report = _Verify(repository, request, context).run()
+    if not report.sound:
+        repository.refresh_keyring()
+        if repository.keyring.generation != generation:
+            report = _Verify(repository, request, context).run()
     return report
 
 
@@ -64,9 +76,10 @@ class _Verify:
     def _run(self, lookup: Lookup) -> VerifyReport:
         repository, findings = self.repository, self.findings
         repaired = repair_index(repository, self.context) if self.request.repair_index else False
-        present = self._names()
         check_keyring(repository, findings)
+        # Snapshots before packs: what a snapshot rests on was stored before it, so the later listing shows it.
         history = self._history()
+        present = self._names()
         check_wraps(repository, history.live, findings)
         uses = self._pack_lists(history)
         listed = check_presence(uses, present, history.replaced, findings)
@@ -87,6 +100,7 @@ class _Verify:
             for snapshot in history.live:
                 trees.snapshot(snapshot, excused=snapshot.id in history.replaced)
             files = trees.files
+        self._excuse_forgotten(history)
         return VerifyReport(
             findings=findings.result(),
             snapshots=len(history.live),
@@ -104,7 +118,9 @@ class _Verify:
         packs = {}
         for info in self.repository.storage.list():
             parsed = parse_name(info.name)
-            if parsed is None and info.name not in _PLAIN:
+            if parsed is None and PROBE.fullmatch(info.name):
+                self.findings.note(info.name, f"{info.name}: left by `init` or `doctor` trying what the storage allows")
+            elif parsed is None and info.name not in _PLAIN:
                 self.findings.bad(info.name, f"{info.name}: does not belong into a repository")
             if parsed is not None and parsed.type is ObjectType.PACK and parsed.sha256 is not None:
                 packs[parsed.sha256] = info.size
@@ -143,12 +159,26 @@ class _Verify:
                 if snapshot.id in history.replaced:
                     findings.note(snapshot.name, f"{e}; a later snapshot replaces this one")
                     continue
-                for sha256 in snapshot.head.pack_lists:
-                    name = pack_list_name(snapshot.head.compartment, snapshot.head.writer, sha256)
-                    if name in findings.fatal or name in str(e):
-                        findings.bad(name, str(e))
-                        findings.touches(name, snapshot.id)
+                self._unlisted_snapshot(snapshot, e)
         return uses
+
+    def _unlisted_snapshot(self, snapshot: Snapshot, e: Exception) -> None:
+        """A snapshot whose pack lists cannot all be read: laid at the lists' door, or, where none is at fault, at its own."""
+        lists = [
+            pack_list_name(snapshot.head.compartment, snapshot.head.writer, sha256)
+            for sha256 in snapshot.head.pack_lists
+        ]
+        guilty = [name for name in lists if name in self.findings.fatal or name in str(e)] or [snapshot.name]
+        for name in guilty:
+            self.findings.bad(name, f"{snapshot.name}: {e}" if name == snapshot.name else str(e))
+            self.findings.touches(name, snapshot.id)
+
+    def _excuse_forgotten(self, history: History) -> None:
+        """Snapshots that were forgotten while we read, and pruned: what they miss is nobody's loss."""
+        if self.findings.fatal:
+            standing = {snapshot.id for snapshot in self.repository.judge_history().live}
+            buried = self.repository.marks().tombstones
+            self.findings.excuse({item.id for item in history.live if item.id not in standing and item.id in buried})
 
     def _index(self, lookup: Lookup, listed: set[bytes], present: dict[bytes, int]) -> Claims:
         """Index objects: signed and sound, and together naming every listed pack; returns what they say about packs."""
@@ -169,13 +199,20 @@ class _Verify:
                 findings.bad(info.name, f"{e}; `keyark verify --repair-index` rebuilds it")
             except (NoKeyError, NotAllowedError):
                 continue
-        lost = [item for item in listed if item in present and item not in covered]
+        lost = [item for item in listed if item in present and item not in covered and self._is_there(item)]
         if lost:
             findings.bad(
                 "index/",
                 f"index/: {len(lost)} packs are in no index object; `keyark verify --repair-index` rebuilds it",
             )
         return claims
+
+    def _is_there(self, pack: bytes) -> bool:
+        try:
+            self.repository.storage.stat(pack_name(pack))
+        except ObjectNotFound:
+            return False  # pruned since it was listed
+        return True
 
     def _note_unlisted(self, unlisted: list[bytes]) -> None:
         for item in unlisted:

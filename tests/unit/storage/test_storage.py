@@ -242,3 +242,116 @@ def test_a_create_only_put_whose_answer_was_lost_succeeds_and_a_foreign_object_d
     assert local.get("x") == b"data"
     with pytest.raises(ObjectExists):
         storage.put("x", b"data")
+
+
+# -- durability --------------------------------------------------------------------------------------------------------
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths in the order in which they are synced from now on."""
+    paths: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+def test_every_new_folder_is_synced_into_its_parent_also_those_that_a_killed_process_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = synced(monkeypatch)
+    LocalStorage(str(tmp_path / "a/b"), create=True)
+    assert paths == [str(tmp_path), str(tmp_path / "a")]
+    (tmp_path / "a/b/packs/ab").mkdir(parents=True)  # and killed before it synced anything
+    paths.clear()
+    LocalStorage(str(tmp_path / "a/b")).put("packs/ab/x", b"1")
+    assert str(tmp_path / "a/b") in paths
+    assert str(tmp_path / "a/b/packs") in paths
+    assert paths[-1] == str(tmp_path / "a/b/packs/ab")
+
+
+def test_exists_means_that_it_is_durable(local: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.put("a/x", b"1")
+    paths = synced(monkeypatch)
+    with pytest.raises(ObjectExists):
+        local.put("a/x", b"1")
+    assert paths[-1] == str(Path(local.path) / "a")
+
+
+def test_a_folder_that_cannot_be_synced_fails_the_put(local: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.put("a/x", b"1")
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(5, os.strerror(5))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match="Input/output"):
+        local.put("a/y", b"1")
+    with pytest.raises(StorageError, match="Input/output"):
+        local.put("a/x", b"1")
+
+
+def test_a_link_whose_answer_the_network_lost_counts_as_made(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.link
+
+    def link(*arguments: str, **options: bool) -> None:
+        real(*arguments, **options)
+        raise FileExistsError(17, "exists")  # NFS sends the request once more
+
+    monkeypatch.setattr(os, "link", link)
+    local.put("x", b"data")
+    assert local.get("x") == b"data"
+    assert os.listdir(local.path) == ["x"]
+
+
+def test_a_folder_that_was_unmounted_is_unreachable_and_not_empty(local: LocalStorage, tmp_path: Path) -> None:
+    local.put("a/x", b"1")
+    os.rename(local.path, tmp_path / "moved")
+    calls = [
+        lambda: local.get("a/x"),
+        lambda: local.stat("a/x"),
+        lambda: local.delete("a/x"),
+        lambda: local.put("b/y", b"2"),
+        lambda: list(local.list("a/")),
+    ]
+    for mount_point_is_there in (False, True):
+        if mount_point_is_there:
+            os.mkdir(local.path)
+        for call in calls:
+            with pytest.raises(StorageError, match="gone or was unmounted"):
+                call()
+        assert not os.path.exists(local.path) or os.listdir(local.path) == []
+
+
+def test_leftovers_of_killed_puts_are_no_objects_and_go_when_they_are_old(local: LocalStorage) -> None:
+    local.put("a/x", b"1")
+    for name, age in (("a/.tmp-old", 90_000), (".tmp-old", 90_000), ("a/.tmp-young", 10), ("a/.other", 90_000)):
+        path = Path(local.path) / name
+        path.write_bytes(b"half")
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    assert [info.name for info in local.list()] == ["a/x"]
+    assert local.remove_leftovers(SystemClock().now_ns() - 86_400 * 10**9) == 2
+    assert sorted(os.listdir(Path(local.path) / "a")) == [".other", ".tmp-young", "x"]
+    with pytest.raises(StorageDenied):
+        ReadOnly(local).remove_leftovers(0)
+
+
+def test_a_delete_whose_answer_was_lost_is_done(local: LocalStorage) -> None:
+    class Lossy(Forwarding):
+        def delete(self, name: str) -> None:
+            super().delete(name)
+            raise StorageError("the connection broke before the answer")
+
+    local.put("x", b"1")
+    Retrying(Lossy(local), FakeClock()).delete("x")
+    with pytest.raises(ObjectNotFound):
+        Retrying(local, FakeClock()).delete("x")
