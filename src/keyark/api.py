@@ -107,6 +107,7 @@ class RestoreReport(_Readable):
     dry_run: bool
     verified: bool
     problems: list[dict[str, Any]]
+    notices: list[str]
 
 
 class BackupManager:

@@ -103,4 +103,5 @@ def restore_report(report: RestoreReport) -> dict[str, Any]:
         "problems": [
             {"path": path_text(item.path), "what": item.what, "integrity": item.integrity} for item in report.problems
         ],
+        "notices": list(report.notices),
     }
