@@ -86,6 +86,7 @@ class BackupInfo(_Readable):
     tags: list[str]
     summary: dict[str, Any]
     parent: str | None
+    problems: list[dict[str, str]]
     writer: str | None
     sequence: int
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +145,8 @@ class Walker:
             frame.names = [entry for entry in frame.names if entry.name in sources]
             missing = sources.keys() - {entry.name for entry in frame.names}
             for name in sorted(missing):
-                self._tally.problem(os.path.join(frame.path, name), "does not exist")
+                for path in _named(os.path.join(frame.path, name), sources[name]):
+                    self._tally.problem(path, "does not exist")
 
     def _advance(self, frame: Frame, sources: dict[bytes, Any] | None) -> tuple[Frame, dict[bytes, Any] | None] | None:
         """Handle entries up to the next folder that is to be entered; None when the folder is done."""
@@ -444,6 +445,15 @@ def _reason(e: OSError) -> str:
     if isinstance(e, FileNotFoundError):
         return "vanished"
     return f"cannot be read: {e.strerror or e}"
+
+
+def _named(path: bytes, below: dict[bytes, Any] | None) -> Iterator[bytes]:
+    """The sources at or below a path that is on the way to them."""
+    if below is None:
+        yield path
+        return
+    for name, further in sorted(below.items()):
+        yield from _named(path + b"/" + name, further)
 
 
 def source_trie(paths: Iterable[bytes]) -> dict[bytes, Any] | None:
