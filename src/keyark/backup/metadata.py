@@ -19,7 +19,8 @@ _KINDS = {
     stat.S_IFBLK: tree.BLOCK,
 }
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.ENODATA, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS})
-_FINGERPRINT = struct.Struct(">QQqqIIIQ")
+_FINGERPRINT = struct.Struct(">QQQQIIIQQ")
+_64_BITS = (1 << 64) - 1
 _CACHEDIR_TAG = b"CACHEDIR.TAG"
 _CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 
@@ -34,13 +35,20 @@ def fingerprint(facts: os.stat_result) -> bytes:
     return _FINGERPRINT.pack(
         facts.st_ino,
         facts.st_size,
-        facts.st_mtime_ns,
-        facts.st_ctime_ns,
+        facts.st_mtime_ns & _64_BITS,
+        facts.st_ctime_ns & _64_BITS,
         facts.st_mode,
         facts.st_uid,
         facts.st_gid,
         facts.st_nlink,
+        # Other names of the file are found by device and number, and a device may have another number after a reboot.
+        facts.st_dev if facts.st_nlink > 1 else 0,
     )
+
+
+def recorded_time(time_ns: int) -> int:
+    """The mtime that a tree records. File systems may hold times beyond what it can; they become the last it can hold."""
+    return max(tree.FIRST_TIME, min(tree.LAST_TIME, time_ns))
 
 
 def same_file(before: os.stat_result, after: os.stat_result) -> bool:

@@ -14,6 +14,7 @@ from keyark import __version__
 from keyark.backup import commit
 from keyark.backup.commit import Identity
 from keyark.backup.contents import ContentReader
+from keyark.backup.descriptors import raise_limit
 from keyark.backup.estimate import Estimate
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import FilesCache
@@ -95,6 +96,7 @@ class _Backup:
 
     def run(self) -> BackupReport:
         repository, context = self.repository, self.context
+        raise_limit()
         for remark in remarks(self.paths):
             context.warn(remark)
         writer = ensure_writer(repository, self.hostname)

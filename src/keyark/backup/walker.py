@@ -6,6 +6,7 @@ system allows and nobody can swap a folder for a link under our feet.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from keyark.backup.contents import ContentReader, Contents
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import Entry, FilesCache, FolderRecord
-from keyark.backup.metadata import fingerprint, is_cache_folder, is_cache_tag, kind_of, same_file, xattrs
+from keyark.backup.metadata import fingerprint, is_cache_folder, is_cache_tag, kind_of, recorded_time, same_file, xattrs
 from keyark.backup.sink import ChunkSink
 from keyark.backup.tally import Tally
 from keyark.repository import tree
@@ -26,6 +27,7 @@ from keyark.repository.tree import Node, encode_node, encode_row
 
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})  # no longer what was listed
 _RACY_NS = 20_000_000  # a file changed this recently may change again within the clock's granularity: not remembered
 
 
@@ -125,7 +127,7 @@ class Walker:
                     continue
                 ids = self._finish(frame)
                 if len(stack) > 1:
-                    node = self._folder_node(os.path.basename(frame.path), frame.facts, ids, frame.descriptor)
+                    node = self._folder_node(frame.path, frame.facts, ids, frame.descriptor)
                     stack[-2].nodes.append(node)
                 stack.pop()
                 tries.pop()
@@ -188,11 +190,11 @@ class Walker:
         try:
             return self._open(entry.name, path, frame, 0 if follow or new_device else frame.device, follow or None)
         except OSError as e:
-            self._tally.problem(path, _reason(e))
-            try:
-                frame.nodes.append(self._folder_node(entry.name, entry.stat(), [], path))
-            except OSError:
-                return None
+            gone = e.errno in _GONE and not follow
+            self._tally.problem(path, _reason(e, replaced=gone))
+            if not gone:  # there, but closed to us: the folder itself comes back, empty
+                with contextlib.suppress(OSError):
+                    frame.nodes.append(self._folder_node(path, entry.stat(), [], path))
             return None
 
     def _finish(self, frame: Frame) -> list[bytes]:
@@ -216,17 +218,25 @@ class Walker:
         self._tally.tick(frame.path)
         return ids
 
-    def _folder_node(self, name: bytes, facts: os.stat_result, ids: list[bytes], target: int | bytes) -> bytes:
+    def _attributes(self, target: int | bytes, path: bytes) -> dict[bytes, bytes] | None:
+        """Extended attributes; an object whose attributes cannot be read is backed up without them."""
+        try:
+            return xattrs(target)
+        except OSError as e:
+            self._tally.problem(path, f"its attributes cannot be read: {e.strerror}")
+            return None
+
+    def _folder_node(self, path: bytes, facts: os.stat_result, ids: list[bytes], target: int | bytes) -> bytes:
         self._tally.uids.add(facts.st_uid)
         self._tally.gids.add(facts.st_gid)
-        found = xattrs(target)
+        found = self._attributes(target, path)
         node = Node(
-            name,
+            os.path.basename(path),
             tree.DIR,
             facts.st_mode & 0o7777,
             facts.st_uid,
             facts.st_gid,
-            facts.st_mtime_ns,
+            recorded_time(facts.st_mtime_ns),
             0,
             ids,
             None,
@@ -243,7 +253,9 @@ class Walker:
             facts = entry.stat()
             kind = kind_of(facts.st_mode)
             if kind is None:
-                return None  # a socket: nothing in it could be restored
+                if named:
+                    self._tally.problem(path, "a socket: there is nothing in it to back up")
+                return None
             if not named and self._rules.excludes and self._rules.excludes.match(path, folder=kind == tree.DIR):
                 return None
             if kind == tree.DIR:
@@ -252,11 +264,8 @@ class Walker:
                 encoded = self._file(frame, entry.name, facts, path)
             else:
                 encoded = self._special(frame, entry.name, kind, facts, path)
-        except FileNotFoundError:
-            self._tally.problem(path, "vanished")
-            return None
         except OSError as e:
-            self._tally.problem(path, _reason(e))
+            self._tally.problem(path, _reason(e, replaced=e.errno in _GONE))
             return None
         if encoded is not None:
             frame.nodes.append(encoded)
@@ -264,6 +273,8 @@ class Walker:
 
     def _subfolder(self, frame: Frame, entry: _Entry, facts: os.stat_result, *, named: bool) -> Frame | None:
         if (facts.st_dev, facts.st_ino) in self._rules.skip:
+            if named:
+                self._tally.problem(frame.path.rstrip(b"/") + b"/" + entry.name, "Keyark's own repository or cache")
             return None
         child = self._enter(frame, entry, new_device=named)
         if child is None:
@@ -283,7 +294,7 @@ class Walker:
         self._tally.others += 1
         self._owners(facts)
         extra: dict[str, Any] = {}
-        found = xattrs(b"/proc/self/fd/%d/%s" % (frame.descriptor, name))
+        found = self._attributes(b"/proc/self/fd/%d/%s" % (frame.descriptor, name), path)
         if found:
             extra["x"] = found
         if facts.st_nlink > 1:
@@ -295,7 +306,7 @@ class Walker:
                 facts.st_mode & 0o7777,
                 facts.st_uid,
                 facts.st_gid,
-                facts.st_mtime_ns,
+                recorded_time(facts.st_mtime_ns),
                 0,
                 content,
                 None,
@@ -319,7 +330,7 @@ class Walker:
         descriptor = os.open(name, _FILE_FLAGS, dir_fd=frame.descriptor)
         try:
             before, contents = facts, self._reader.file(descriptor, facts, (facts.st_uid, frame.root))
-            found = xattrs(descriptor)
+            found = self._attributes(descriptor, path)
             after = os.fstat(descriptor)
             if not same_file(before, after):  # written to, or replaced by a new file, since it was listed: once more
                 before = after
@@ -327,7 +338,7 @@ class Walker:
                     raise FileNotFoundError
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 contents = self._reader.file(descriptor, before, (before.st_uid, frame.root))
-                found = xattrs(descriptor)
+                found = self._attributes(descriptor, path)
                 after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -432,7 +443,7 @@ def _encode_file(
             facts.st_mode & 0o7777,
             facts.st_uid,
             facts.st_gid,
-            facts.st_mtime_ns,
+            recorded_time(facts.st_mtime_ns),
             contents.size,
             contents.content,
             contents.sha256,
@@ -441,9 +452,11 @@ def _encode_file(
     )
 
 
-def _reason(e: OSError) -> str:
+def _reason(e: OSError, *, replaced: bool = False) -> str:
     if isinstance(e, FileNotFoundError):
         return "vanished"
+    if replaced:
+        return "replaced by something else while being read"
     return f"cannot be read: {e.strerror or e}"
 
 
