@@ -6,6 +6,9 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,3 +185,77 @@ def _swap_links(folder: int, victim: bytes) -> None:
             os.symlink(victim, name, dir_fd=folder)
         except OSError:
             continue
+
+
+@pytest.mark.root
+def test_folders_swapped_for_links_during_a_restore_lead_nowhere(ready: Sandbox, tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", {f"{number:02}/{inner}": b"1" for number in range(40) for inner in range(8)})
+    ready.backup(source)
+    outside = fill(tmp_path / "outside", {"kept": b"1"})
+    outside.chmod(0o777)
+    shared = below(ready.base / "target", source)
+    fill(shared, {f"{number:02}/old": b"" for number in range(40)})
+    for folder in (shared, *shared.iterdir()):
+        os.chown(folder, NOBODY, NOBODY)
+    before = picture(outside)
+    opened = os.open(shared, os.O_RDONLY)
+    attacker = os.fork()
+    if attacker == 0:
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        while True:
+            _swap_folders(opened, os.fsencode(outside))
+    try:
+        for _ in range(5):
+            ready.restore("latest", ready.base / "target", overwrite="always", verify=True)
+    finally:
+        os.kill(attacker, signal.SIGKILL)
+        os.waitpid(attacker, 0)
+        os.close(opened)
+    assert picture(outside) == before
+    assert outside.stat().st_mode & 0o7777 == 0o777
+
+
+def _swap_folders(parent: int, outside: bytes) -> None:
+    for number in range(40):
+        name, aside = b"%02d" % number, b"%02d.aside" % number
+        try:
+            os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+            os.symlink(outside, name, dir_fd=parent)
+            os.unlink(name, dir_fd=parent)
+            os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            continue
+
+
+def test_a_killed_restore_leaves_nothing_half_done_under_its_name(ready: Sandbox, tmp_path: Path) -> None:
+    files = {f"{number:03}": os.urandom(200_000) for number in range(150)}
+    source = fill(tmp_path / "source", {**files, "large": os.urandom(40 << 20)})
+    ready.backup(source)
+    taken = picture(source)
+    ready.base.joinpath("line").write_bytes(ready.line.reveal() + b"\n")
+    ready.base.joinpath("line").chmod(0o600)
+    places = {"KEYARK_STATE_DIR": ready.places.state_dir, "KEYARK_CACHE_DIR": ready.places.cache_dir}
+    command = [sys.executable, "-m", "keyark.cli.main", "-r", ready.location, "--key-file", str(ready.base / "line")]
+    unfinished = 0
+    for attempt in range(6):
+        target = ready.base / f"target {attempt}"
+        process = subprocess.Popen(
+            [*command, "restore", "latest", "--target", str(target)],
+            env={**os.environ, **places},
+            stdout=subprocess.DEVNULL,
+        )
+        reached = below(target, source)
+        while process.poll() is None and not (reached.exists() and len(os.listdir(reached)) > attempt * 25):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        found = picture(reached)
+        unfinished += len(found) < len(taken)
+        for name, facts in found.items():
+            if not name.startswith(b".keyark-"):
+                assert facts == taken[name]
+    assert unfinished
+    again = ready.restore("latest", ready.base / "target 0", overwrite="if-changed", verify=True)
+    assert again.problems == ()
+    found = picture(below(ready.base / "target 0", source))
+    assert {name: facts for name, facts in found.items() if not name.startswith(b".keyark-")} == taken
