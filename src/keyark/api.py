@@ -86,6 +86,7 @@ class BackupInfo(_Readable):
     tags: list[str]
     summary: dict[str, Any]
     parent: str | None
+    problems: list[dict[str, str]]
     writer: str | None
     sequence: int
 
@@ -107,6 +108,7 @@ class RestoreReport(_Readable):
     dry_run: bool
     verified: bool
     problems: list[dict[str, Any]]
+    notices: list[str]
 
 
 class BackupManager:

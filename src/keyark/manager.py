@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from keyark.backup.model import BackupReport, BackupRequest
 from keyark.backup.run import backup
+from keyark.backup.sources import absolute
 from keyark.config import BackupConfig, is_shipped_example, load_backup_config
 from keyark.crypto.age import parse_recipient
 from keyark.crypto.kdf import kdf_by_name
@@ -175,7 +176,7 @@ class Manager:
     def sources(self, paths: Sequence[str], context: Context) -> tuple[tuple[bytes, ...], DiscoverReport | None]:
         """What to back up: the paths given, or the configured ones, or what is found on this host."""
         if paths:
-            return tuple(os.fsencode(os.path.abspath(path)) for path in paths), None
+            return tuple(absolute(path) for path in paths), None
         if self.config.sources:
             return tuple(os.fsencode(os.path.join(self.folder, path)) for path in self.config.sources), None
         own = (self.location, os.path.join(self.folder, ".keyark"))

@@ -57,6 +57,7 @@ def snapshot(info: SnapshotInfo) -> dict[str, Any]:
         "tags": list(info.tags),
         "summary": dict(info.summary),
         "parent": info.parent,
+        "problems": [{"path": path_text(path), "what": what} for path, what in info.problems],
         "writer": info.writer_label,
         "sequence": info.sequence,
     }
@@ -80,6 +81,8 @@ def entry(item: Entry) -> dict[str, Any]:
     }
     if item.link_target is not None:
         value["linktarget"] = path_text(item.link_target)
+    if item.changed:
+        value["changed_while_read"] = True
     if item.snapshot is not None:
         value["snapshot"] = item.snapshot
     return value
@@ -103,4 +106,5 @@ def restore_report(report: RestoreReport) -> dict[str, Any]:
         "problems": [
             {"path": path_text(item.path), "what": item.what, "integrity": item.integrity} for item in report.problems
         ],
+        "notices": list(report.notices),
     }

@@ -61,7 +61,7 @@ class ContentReader:
         return Contents(chunk_id, len(data), hashlib.sha256(data).digest())
 
     def file(self, descriptor: int, facts: os.stat_result, group: Group) -> Contents:
-        """Read an open file. What is recorded is what was read, whatever its size is by then."""
+        """Read an open file as far as it went when ``facts`` were taken. What is recorded is what was read."""
         if facts.st_size < WHOLE and not is_sparse(facts):
             data = os.read(descriptor, facts.st_size + 1)
             if len(data) == facts.st_size:
@@ -72,12 +72,14 @@ class ContentReader:
         state = _Stream(self._start_hash())
         if is_sparse(facts):
             for start, end in data_extents(descriptor, facts.st_size):
-                state.hole(start)
+                state.hole(start, self._check)
                 os.lseek(descriptor, start, os.SEEK_SET)
                 self._stream(_bounded(descriptor, end - start), state, group)
-            state.hole(facts.st_size)
+            state.hole(facts.st_size, self._check)
         else:
-            self._stream(lambda view: os.readv(descriptor, [view]), state, group)
+            # Up to where it ended: one that grows as fast as it is read would never end. Files that do not tell their
+            # size, as in /proc, are short.
+            self._stream(_bounded(descriptor, max(facts.st_size, _READ)), state, group)
         return state.finish()
 
     def stream(self, source: BinaryIO, group: Group) -> Contents:
@@ -161,7 +163,7 @@ class _Stream:
             self._running.result()
         self._running = self._pool.submit(self._sha256.update, data)
 
-    def hole(self, up_to: int) -> None:
+    def hole(self, up_to: int, check: Callable[[], None]) -> None:
         """Record that nothing is stored from the position up to ``up_to``; the hash sees zeros."""
         length = up_to - self.position
         if length <= 0:
@@ -171,6 +173,7 @@ class _Stream:
             self._running.result()
             self._running = None
         for start in range(0, length, len(_ZEROS)):
+            check()  # a terabyte of nothing takes minutes to hash
             self._sha256.update(_ZEROS[: min(len(_ZEROS), length - start)])
         self.position = up_to
 

@@ -20,7 +20,8 @@ _KINDS = {
     stat.S_IFBLK: tree.BLOCK,
 }
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.ENODATA, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS})
-_FINGERPRINT = struct.Struct(">QQqqIIIQ")
+_FINGERPRINT = struct.Struct(">QQQQIIIQQ")
+_64_BITS = (1 << 64) - 1
 _CACHEDIR_TAG = b"CACHEDIR.TAG"
 _CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 
@@ -62,8 +63,15 @@ class Facts(NamedTuple):
 
 def fingerprint(facts: Facts) -> bytes:
     """What must be equal for a file to count as unchanged. ctime covers owners, modes, ACLs and extended attributes."""
-    _, mode, ino, _, nlink, uid, gid, size, mtime_ns, ctime_ns = facts
-    return _FINGERPRINT.pack(ino, size, mtime_ns, ctime_ns, mode, uid, gid, nlink)
+    _, mode, ino, dev, nlink, uid, gid, size, mtime_ns, ctime_ns = facts
+    # Other names of the file are found by device and number, and a device may have another number after a reboot.
+    device = dev if nlink > 1 else 0
+    return _FINGERPRINT.pack(ino, size, mtime_ns & _64_BITS, ctime_ns & _64_BITS, mode, uid, gid, nlink, device)
+
+
+def recorded_time(time_ns: int) -> int:
+    """The mtime that a tree records. File systems may hold times beyond what it can; they become the last it can hold."""
+    return max(tree.FIRST_TIME, min(tree.LAST_TIME, time_ns))
 
 
 def xattrs(target: int | bytes) -> dict[bytes, bytes] | None:

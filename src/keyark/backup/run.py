@@ -7,22 +7,24 @@ import grp
 import os
 import pwd
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from keyark import __version__
 from keyark.backup import commit
 from keyark.backup.commit import Identity
 from keyark.backup.contents import ContentReader
+from keyark.backup.descriptors import raise_limit
 from keyark.backup.estimate import Estimate
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import FilesCache
 from keyark.backup.metadata import show
-from keyark.backup.model import BackupReport, BackupRequest
+from keyark.backup.model import BackupReport, BackupRequest, SourceProblem
 from keyark.backup.packer import Packer
 from keyark.backup.readers import OwnThread, Readers, start_readers
 from keyark.backup.sink import ChunkSink
 from keyark.backup.smallfiles import SmallFileReader
+from keyark.backup.sources import normalised, outermost, remarks
 from keyark.backup.tally import Tally
 from keyark.backup.unchanged import Records
 from keyark.backup.walker import Walker, WalkRules, source_trie
@@ -42,6 +44,8 @@ from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Listed, SnapshotContent
 from keyark.repository.tree import Node, encode_node
 
+_PROBLEMS = 10_000  # recorded by name in one snapshot
+_PROBLEM_BYTES = 4 << 20  # of their paths
 _ATTEMPTS = 5  # passes after which a repository that is pruned under our feet all the time is a conflict
 
 
@@ -84,7 +88,9 @@ class _Backup:
         self.context = context
         self.started = started
         self.now_ns = context.clock.now_ns()
-        self.hostname = request.hostname or socket.gethostname()
+        self.hostname = _text(request.hostname or socket.gethostname(), "the host name")
+        for value, what in ((request.name or "", "the name"), *((tag, "the tag") for tag in request.tags)):
+            _text(value, what)
         self.compression: Compression = parse_compression(request.compression)
         self.suite = _suite(repository, request)
         self.excludes = Excludes(request.excludes, request.exclude_files)
@@ -92,6 +98,9 @@ class _Backup:
 
     def run(self) -> BackupReport:
         repository, context = self.repository, self.context
+        raise_limit()
+        for remark in remarks(self.paths):
+            context.warn(remark)
         writer = ensure_writer(repository, self.hostname)
         if writer.compartment is None:
             raise repository.keys.refuse("add snapshots", "a writer's credential")
@@ -254,9 +263,13 @@ class _Backup:
             chunk_id = tree_id(segment)
             sink.add(TREE, chunk_id, segment, (0, 0))
             return (chunk_id,)
-        estimate = Estimate(self.paths, self.excludes, tally) if self.context.shows_progress else None
+        sources = outermost(self.paths)
+        for path in set(self.paths) - set(sources):  # the walk does not look for what lies below another source
+            if not os.path.lexists(path):
+                tally.problem(path, "does not exist")
+        estimate = Estimate(sources, self._rules(), tally) if self.context.shows_progress else None
         try:
-            root = walker.folder(b"/", source_trie(self.paths))
+            root = walker.folder(b"/", source_trie(sources))
         finally:
             if estimate is not None:
                 estimate.close()
@@ -303,8 +316,8 @@ class _Backup:
             tree=done.tree,
             users=_names(tally.uids, lambda number: pwd.getpwuid(number).pw_name),
             groups=_names(tally.gids, lambda number: grp.getgrgid(number).gr_name),
-            problems=tuple((item.path, item.what) for item in tally.problems),
-            excludes=self.excludes.lines,
+            problems=_first_problems(tally.problems),
+            excludes=tuple(os.fsencode(line) for line in self.excludes.lines),
             program=f"keyark {__version__}",
             parent=None if parent is None else parent[1],
         )
@@ -332,6 +345,26 @@ class _Backup:
         )
 
 
+def _first_problems(problems: Sequence[SourceProblem]) -> tuple[tuple[bytes, str], ...]:
+    """As many as a snapshot has room for; the listed part counts them all."""
+    found, size = [], 0
+    for item in problems[:_PROBLEMS]:
+        size += len(item.path)
+        if size > _PROBLEM_BYTES:
+            break
+        found.append((item.path, item.what))
+    return tuple(found)
+
+
+def _text(value: str, what: str) -> str:
+    """A value that goes into the snapshot as text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} {show(os.fsencode(value))} is not valid UTF-8") from None
+    return value
+
+
 def _suite(repository: Repository, request: BackupRequest) -> Suite:
     suite = Suite(repository.keyring.suite) if request.suite is None else suite_by_name(request.suite)
     if repository.keyring.profile == "fips" and suite not in FIPS_SUITES:
@@ -344,15 +377,7 @@ def _sources(request: BackupRequest) -> tuple[bytes, ...]:
         if request.paths:
             raise UsageError("give either paths or --stdin, not both")
         return ()
-    if not request.paths:
-        raise UsageError("nothing to back up: give a PATH")
-    for path in request.paths:
-        if not path.startswith(b"/") or b"\0" in path:
-            raise UsageError(f"{show(path)} is not an absolute path")
-    paths = tuple(os.path.normpath(path).replace(b"//", b"/") for path in request.paths)
-    if not any(os.path.lexists(path) for path in paths):
-        raise UsageError(f"{', '.join(map(show, paths))}: does not exist; nothing was backed up")
-    return paths
+    return normalised(request.paths)
 
 
 def _names(numbers: Iterable[int], look_up: Callable[[int], str]) -> dict[int, str]:
@@ -360,8 +385,11 @@ def _names(numbers: Iterable[int], look_up: Callable[[int], str]) -> dict[int, s
     for number in numbers:
         try:
             found[number] = look_up(number)
+            found[number].encode()
         except (KeyError, OverflowError):
             continue
+        except UnicodeEncodeError:  # the number alone has to do
+            del found[number]
     return found
 
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keyark.backup.metadata import Facts, fingerprint, is_sparse, xattrs
+from keyark.backup.metadata import Facts, fingerprint, is_sparse, recorded_time, xattrs
 from keyark.repository import tree
 from keyark.repository.tree import encode_row
 
@@ -29,7 +29,11 @@ NO_ROOM = 4  # the buffer is full: the walk asks again
 
 
 class Row(NamedTuple):
-    """What became of one file. ``mark`` is its fingerprint, empty when it must not be taken for unchanged next time."""
+    """What became of one file.
+
+    ``mark`` is its fingerprint, empty when it must not be taken for unchanged next time. ``trouble`` is the errno with which
+    reading its attributes failed; the file comes without them then.
+    """
 
     status: int
     length: int
@@ -38,6 +42,7 @@ class Row(NamedTuple):
     mark: bytes = b""
     uid: int = 0
     gid: int = 0
+    trouble: int = 0
 
 
 def link_key(found: Facts) -> bytes:
@@ -58,7 +63,18 @@ def encode_file(
         extra["c"] = True
     mode = facts.mode & 0o7777
     return encode_row(
-        [facts.name, tree.FILE, mode, facts.uid, facts.gid, facts.mtime_ns, size, content, sha256, extra or None]
+        [
+            facts.name,
+            tree.FILE,
+            mode,
+            facts.uid,
+            facts.gid,
+            recorded_time(facts.mtime_ns),
+            size,
+            content,
+            sha256,
+            extra or None,
+        ]
     )
 
 
@@ -90,7 +106,7 @@ class SmallFileReader:
         if size >= len(room):
             return Row(NO_ROOM, 0)
         length = os.readv(descriptor, [room[: size + 1]])
-        attributes = xattrs(descriptor)
+        attributes, trouble = _attributes(descriptor)
         after = os.fstat(descriptor)
         changed = False
         if after.st_ctime_ns != before.st_ctime_ns or after.st_size != size:  # written to meanwhile: once more
@@ -99,7 +115,7 @@ class SmallFileReader:
                 return Row(LARGE, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
             length = os.readv(descriptor, [room[: size + 1]])
-            attributes = xattrs(descriptor)
+            attributes, trouble = _attributes(descriptor)
             after = os.fstat(descriptor)
             changed = after.st_ctime_ns != before.st_ctime_ns or after.st_size != size
         if length > size:
@@ -111,6 +127,14 @@ class SmallFileReader:
             content, sha256 = None, EMPTY_SHA256
         facts = Facts.of(name, before)
         entry = encode_file(facts, length, content, sha256, attributes, changed=changed)
-        settled = not changed and facts.ctime_ns < self._settled
+        settled = not changed and not trouble and facts.ctime_ns < self._settled
         mark = fingerprint(facts) if settled else b""
-        return Row(CHANGED if changed else READ, length, content, entry, mark, facts.uid, facts.gid)
+        return Row(CHANGED if changed else READ, length, content, entry, mark, facts.uid, facts.gid, trouble)
+
+
+def _attributes(descriptor: int) -> tuple[dict[bytes, bytes] | None, int]:
+    """Extended attributes, or the errno with which reading them failed."""
+    try:
+        return xattrs(descriptor), 0
+    except OSError as e:
+        return None, e.errno or errno.EIO

@@ -7,12 +7,13 @@ while the walk goes on; a folder is finished once its files have come back, afte
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from keyark.backup.contents import ContentReader
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import FilesCache
 from keyark.backup.frames import Frame, Listed
-from keyark.backup.metadata import Facts, fingerprint, is_cache_folder, is_cache_tag, kind_of, xattrs
+from keyark.backup.metadata import Facts, fingerprint, is_cache_folder, is_cache_tag, kind_of, recorded_time, xattrs
 from keyark.backup.readers import Batch, Read, Readers
 from keyark.backup.sink import ChunkSink
 from keyark.backup.smallfiles import (
@@ -43,6 +44,7 @@ from keyark.repository.tree import Node, encode_node
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _ENCODING, _ESCAPE = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})  # no longer what was listed
 _UNFINISHED = 128  # folders whose files are still being read: each keeps its descriptor open
 
 
@@ -134,7 +136,8 @@ class Walker:
             frame.names = [item for item in frame.names if item[0] in sources]
             missing = sources.keys() - {name for name, _ in frame.names}
             for name in sorted(missing):
-                self._tally.problem(os.path.join(frame.path, name), "does not exist")
+                for path in _named(frame.below(name), sources[name]):
+                    self._tally.problem(path, "does not exist")
 
     def _advance(self, frame: Frame, sources: dict[bytes, Any] | None) -> tuple[Frame, dict[bytes, Any] | None] | None:
         """Handle entries up to the next folder that is to be entered; None when the folder is done."""
@@ -179,12 +182,11 @@ class Walker:
         try:
             child = self._open(name, path, frame, 0 if follow or new_device else frame.device, follow or None)
         except OSError as e:
-            self._tally.problem(path, _reason(e))
-            try:
-                facts = entry.stat(follow_symlinks=False)
-                frame.entries.append(self._folder_node(name, facts, [], path))
-            except OSError:
-                return None
+            gone = e.errno in _GONE and not follow
+            self._tally.problem(path, _reason(e, replaced=gone))
+            if not gone:  # there, but closed to us: the folder itself comes back, empty
+                with contextlib.suppress(OSError):
+                    frame.entries.append(self._folder_node(path, entry.stat(follow_symlinks=False), [], path))
             return None
         child.place = frame.reserve()
         return child
@@ -201,8 +203,8 @@ class Walker:
                 continue
             ids = self._finish(frame)
             if frame.parent is not None:
-                name = os.path.basename(frame.path)
-                frame.parent.entries[frame.place] = self._folder_node(name, frame.facts, ids, frame.descriptor)
+                node = self._folder_node(frame.path, frame.facts, ids, frame.descriptor)
+                frame.parent.entries[frame.place] = node
             self._walked.popleft()
             os.close(frame.descriptor)
 
@@ -225,14 +227,23 @@ class Walker:
         self._tally.tick(frame.path)
         return ids
 
-    def _folder_node(self, name: bytes, facts: os.stat_result, ids: list[bytes], target: int | bytes) -> bytes:
+    def _attributes(self, target: int | bytes, path: bytes) -> dict[bytes, bytes] | None:
+        """Extended attributes; an object whose attributes cannot be read is backed up without them."""
+        try:
+            return xattrs(target)
+        except OSError as e:
+            self._no_attributes(path, e.errno or errno.EIO)
+            return None
+
+    def _no_attributes(self, path: bytes, number: int) -> None:
+        self._tally.problem(path, f"its attributes cannot be read: {os.strerror(number)}")
+
+    def _folder_node(self, path: bytes, facts: os.stat_result, ids: list[bytes], target: int | bytes) -> bytes:
         self._owners(facts.st_uid, facts.st_gid)
-        found = xattrs(target)
+        found = self._attributes(target, path)
         extra = {"x": found} if found else None
-        mode = facts.st_mode & 0o7777
-        return encode_node(
-            Node(name, tree.DIR, mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, 0, ids, None, extra)
-        )
+        name, mode, mtime_ns = os.path.basename(path), facts.st_mode & 0o7777, recorded_time(facts.st_mtime_ns)
+        return encode_node(Node(name, tree.DIR, mode, facts.st_uid, facts.st_gid, mtime_ns, 0, ids, None, extra))
 
     def _owners(self, uid: int, gid: int) -> None:
         self._tally.uids.add(uid)
@@ -254,15 +265,19 @@ class Walker:
                 return None
             facts = entry.stat(follow_symlinks=False)
             kind = kind_of(facts.st_mode)
-            if kind is not None:  # else a socket: nothing in it could be restored
+            if kind is not None:
                 frame.entries.append(self._special(frame, name, kind, facts))
+            elif named:  # elsewhere sockets are left out without a word: nothing in them could be restored
+                self._tally.problem(frame.below(name), "a socket: there is nothing in it to back up")
         except OSError as e:
-            self._tally.problem(frame.below(name), _reason(e))
+            self._tally.problem(frame.below(name), _reason(e, replaced=e.errno in _GONE))
         return None
 
     def _subfolder(self, frame: Frame, item: Listed, *, named: bool) -> Frame | None:
         facts = item[1].stat(follow_symlinks=False)
         if (facts.st_dev, facts.st_ino) in self._rules.skip:
+            if named:
+                self._tally.problem(frame.below(item[0]), "Keyark's own repository or cache")
             return None
         child = self._enter(frame, item, new_device=named)
         if child is None:
@@ -282,14 +297,14 @@ class Walker:
         self._tally.others += 1
         self._owners(facts.st_uid, facts.st_gid)
         extra: dict[str, Any] = {}
-        found = xattrs(b"/proc/self/fd/%d/%s" % (frame.descriptor, name))
+        found = self._attributes(b"/proc/self/fd/%d/%s" % (frame.descriptor, name), frame.below(name))
         if found:
             extra["x"] = found
         if facts.st_nlink > 1:
             extra["l"] = link_key(Facts.of(name, facts))
-        mode = facts.st_mode & 0o7777
+        mode, mtime_ns = facts.st_mode & 0o7777, recorded_time(facts.st_mtime_ns)
         return encode_node(
-            Node(name, kind, mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, 0, content, None, extra or None)
+            Node(name, kind, mode, facts.st_uid, facts.st_gid, mtime_ns, 0, content, None, extra or None)
         )
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -350,7 +365,8 @@ class Walker:
                 elif row.status == NO_ROOM:
                     again.append((frame, root, place, name))
                 else:
-                    self._tally.problem(frame.below(name), _reason(OSError(row.length, os.strerror(row.length))))
+                    e = OSError(row.length, os.strerror(row.length))
+                    self._tally.problem(frame.below(name), _reason(e, replaced=e.errno in _GONE))
                 position = end
             frame.waiting -= len(part.names)
             self._tally.tick(frame.path)
@@ -362,6 +378,8 @@ class Walker:
         frame.entries[place] = row.entry
         if row.mark:
             frame.record.files[name] = (row.mark, row.entry, row.chunk_id)
+        if row.trouble:
+            self._no_attributes(frame.below(name), row.trouble)
         if row.status == CHANGED:
             self._tally.problem(frame.below(name), "changed while being read")
         self._was_read(frame, name, row.length)
@@ -371,7 +389,7 @@ class Walker:
         try:
             self._stream(frame, place, name, root)
         except OSError as e:
-            self._tally.problem(frame.below(name), _reason(e))
+            self._tally.problem(frame.below(name), _reason(e, replaced=e.errno in _GONE))
 
     def _stream(self, frame: Frame, place: int, name: bytes, root: int) -> None:
         self._check()
@@ -381,14 +399,14 @@ class Walker:
             if not stat.S_ISREG(found.st_mode):  # replaced since its folder was listed
                 raise FileNotFoundError
             contents = self._contents.file(descriptor, found, (found.st_uid, root))
-            attributes = xattrs(descriptor)
+            attributes = self._attributes(descriptor, frame.below(name))
             facts, after = Facts.of(name, found), os.fstat(descriptor)
             changed = False
             if Facts.of(name, after) != facts:  # written to meanwhile: once more
                 facts = Facts.of(name, after)
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 contents = self._contents.file(descriptor, after, (facts.uid, root))
-                attributes = xattrs(descriptor)
+                attributes = self._attributes(descriptor, frame.below(name))
                 changed = Facts.of(name, os.fstat(descriptor)) != facts
         finally:
             os.close(descriptor)
@@ -416,10 +434,21 @@ class Walker:
         self._tally.bytes_read += size
 
 
-def _reason(e: OSError) -> str:
+def _reason(e: OSError, *, replaced: bool = False) -> str:
     if e.errno == errno.ENOENT or isinstance(e, FileNotFoundError):
         return "vanished"
+    if replaced:
+        return "replaced by something else while being read"
     return f"cannot be read: {e.strerror or e}"
+
+
+def _named(path: bytes, below: dict[bytes, Any] | None) -> Iterator[bytes]:
+    """The sources at or below a path that is on the way to them."""
+    if below is None:
+        yield path
+        return
+    for name, further in sorted(below.items()):
+        yield from _named(path + b"/" + name, further)
 
 
 def source_trie(paths: Iterable[bytes]) -> dict[bytes, Any] | None:

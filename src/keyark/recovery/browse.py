@@ -43,6 +43,7 @@ def entry_of(path: bytes, node: Node, content: SnapshotContent) -> Entry:
         group=content.groups.get(node.gid),
         sha256=None if node.sha256 is None else node.sha256.hex(),
         link_target=node.content if node.kind == tree.SYMLINK and isinstance(node.content, bytes) else None,
+        changed=bool((node.extra or {}).get("c")),
     )
 
 
@@ -53,9 +54,16 @@ def _open(repository: Repository, snapshot: Snapshot) -> SnapshotReader:
 def list_entries(
     repository: Repository, snapshot: str, path: bytes | None, *, recursive: bool, context: Context
 ) -> Iterator[Entry]:
-    """Objects of a snapshot: all of them, or what is at ``path`` (a folder's own entries unless ``recursive``)."""
+    """Objects of a snapshot: all of them, or what is at ``path`` (a folder's own entries unless ``recursive``).
+
+    What is there but was not backed up as it was goes to the context's warnings.
+    """
     chosen, _ = resolve(repository, snapshot, None, context)
     reader = _open(repository, chosen)
+    top = b"/" + (path or b"").strip(b"/")
+    for lost, what in reader.content.problems:
+        if top in (b"/", lost) or lost.startswith(top + b"/"):
+            context.warn(f"{os.fsdecode(lost)}: {what} when this snapshot was made")
     if path is None or path.strip(b"/") == b"":
         yield from _entries(reader, b"/", recursive=recursive or path is None)
         return

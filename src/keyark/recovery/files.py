@@ -19,6 +19,7 @@ from keyark.repository.tree import Node
 
 _WORKERS = 2  # blocks decrypted ahead
 _WHOLE_SHARE = 0.5  # a pack of which more than this share of the blocks is needed is read as a whole
+_ZEROS = bytes(1 << 20)
 _WHOLE_BLOCKS = 2  # never for fewer blocks
 
 
@@ -122,13 +123,14 @@ def fill_large(reader: SnapshotReader, node: Node, pending: PendingFile | None, 
     """Write a file of several chunks in order; holes stay holes. IntegrityError when anything is not as recorded."""
     rows: list[Any] = node.content if isinstance(node.content, list) else [[node.content, node.size]]
     digest = hashlib.sha256()
-    zeros = bytes(1 << 20)
     position = 0
     places: dict[bytes, Place] = {}
     for index, (chunk_id, length) in enumerate(rows):
         if chunk_id is None:
-            for start in range(0, length, len(zeros)):
-                digest.update(zeros[: min(len(zeros), length - start)])
+            for start in range(0, length, len(_ZEROS)):
+                part = min(len(_ZEROS), length - start)
+                digest.update(_ZEROS[:part])
+                advance(part)  # on the way, since it may stop us: a terabyte of nothing takes minutes to hash
         else:
             if chunk_id not in places:
                 ahead = [row[0] for row in rows[index : index + 500] if row[0] is not None]
@@ -142,8 +144,8 @@ def fill_large(reader: SnapshotReader, node: Node, pending: PendingFile | None, 
             digest.update(data)
             if pending is not None:
                 pending.write(data, position)
+            advance(length)
         position += length
-        advance(length)
     if node.sha256 is not None and digest.digest() != node.sha256:
         raise DamagedError("its SHA-256 is not the recorded one")
     if pending is not None:

@@ -29,6 +29,7 @@ class SnapshotInfo:
     paths: tuple[bytes, ...] = ()
     tags: tuple[str, ...] = ()
     parent: str | None = None
+    problems: tuple[tuple[bytes, str], ...] = ()  # path, what: sources not backed up as they were; summary counts all
     writer_label: str | None = None
     summary: Mapping[str, Any] = field(
         default_factory=dict
@@ -64,6 +65,7 @@ class Entry:
     group: str | None = None
     sha256: str | None = None
     link_target: bytes | None = None
+    changed: bool = False  # while being read: what is stored may mix two states
     snapshot: str | None = None  # id, where entries of several snapshots are mixed (find)
 
 
@@ -149,3 +151,4 @@ class RestoreReport:
     verified: bool = False
     problems: tuple[RestoreProblem, ...] = ()
     entries: tuple[Entry, ...] = ()  # filled by a dry run
+    notices: tuple[str, ...] = ()  # what an ordinary user's restore cannot bring back, in total

@@ -16,22 +16,27 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from keyark.errors import IntegrityError, NotFoundError, UsageError
 from keyark.operation import Context, Progress
 from keyark.recovery.browse import entry_of
 from keyark.recovery.files import WantedFile, fill_large, fill_small
+from keyark.recovery.metadata import Owners
 from keyark.recovery.model import Entry, RestoreProblem, RestoreReport, RestoreRequest
 from keyark.recovery.patterns import Selection
 from keyark.recovery.reading import SnapshotReader
 from keyark.recovery.snapshots import resolve
-from keyark.recovery.target import Owners, TargetConflict, TargetTree
+from keyark.recovery.target import NoHardLinks, TargetConflict, TargetTree, full, is_full
 from keyark.repository import tree
 from keyark.repository.repository import Repository
 from keyark.repository.tree import Node
 
 _BATCH_FILES = 4000  # small files filled together
 _BATCH_BYTES = 256 << 20
+# What one object's restore may raise. ValueError and OverflowError come from what a snapshot may hold but a system call
+# cannot take: a link to a name with a NUL, an owner or a time beyond all bounds.
+_OBJECT_ERRORS = (OSError, TargetConflict, ValueError, OverflowError)
 
 
 def restore(repository: Repository, request: RestoreRequest, context: Context) -> RestoreReport:
@@ -72,9 +77,13 @@ class _Restore:
         self.counts = _Counts()
         self.selection = Selection(request.include, request.exclude)
         self.replace = request.overwrite is not None
-        self.links: dict[bytes, bytes] = {}  # hard-link group -> path of its first restored name
-        self.waiting: list[tuple[bytes, bytes]] = []  # further names of a group, made when the first is whole
+        self.claimed: set[bytes] = (
+            set()
+        )  # hard-link groups of which one name was restored, is being restored, or failed
+        self.links: dict[bytes, bytes] = {}  # hard-link group -> path of a name of it that stands in the target
+        self.waiting: list[tuple[bytes, Node, bytes]] = []  # further names of a group, made when the first is whole
         self.restored: list[WantedFile] = []
+        self.notices: tuple[str, ...] = ()
 
     def run(self) -> RestoreReport:
         request = self.request
@@ -94,6 +103,7 @@ class _Restore:
                         "say --overwrite always, if-changed or never, or choose another"
                     )
                 self._restore(reader, target)
+                self.notices = tuple(target.metadata.notices())
                 if request.verify:
                     self._verify(target)
             finally:
@@ -121,6 +131,7 @@ class _Restore:
             verified=request.verify and not request.dry_run,
             problems=tuple(counts.problems),
             entries=tuple(counts.entries),
+            notices=self.notices,
         )
 
     def _problem(self, path: bytes, what: str, *, integrity: bool) -> None:
@@ -189,7 +200,7 @@ class _Restore:
                     self._fill(reader, target, small)
                     small, size = [], 0
         self._fill(reader, target, small)
-        self._make_links(target)
+        self._make_links(reader, target)
         for path, node in reversed(folders):
             self._guarded(path, lambda path=path, node=node: target.finish_folder(path, node))  # type: ignore[misc]
 
@@ -201,9 +212,13 @@ class _Restore:
             if made:
                 continue
             try:
-                fresh = target.make_folder(path, replace=self.request.overwrite == "always")
-            except (OSError, TargetConflict) as e:
-                self._problem(path, _reason(e), integrity=False)
+                fresh = target.make_folder(
+                    path,
+                    replace=self.request.overwrite == "always",
+                    open_up=self.request.overwrite in ("always", "if-changed"),
+                )
+            except _OBJECT_ERRORS as e:
+                self._failed(path, e)
                 del ancestors[index + 1 :]
                 return False
             if fresh or self.request.overwrite in ("always", "if-changed"):
@@ -216,10 +231,16 @@ class _Restore:
         try:
             for trouble in action() or ():
                 self._problem(path, trouble, integrity=False)
-        except (OSError, TargetConflict) as e:
-            self._problem(path, _reason(e), integrity=False)
+        except _OBJECT_ERRORS as e:
+            self._failed(path, e)
             return False
         return True
+
+    def _failed(self, path: bytes, e: Exception) -> None:
+        """Note what went wrong with one object. StorageFull when it would go wrong with all that follow, too."""
+        if isinstance(e, OSError) and is_full(e):
+            raise full(e) from e
+        self._problem(path, _reason(e), integrity=False)
 
     def _keeps_existing(self, target: TargetTree, path: bytes, node: Node) -> bool:
         """Whether the overwrite policy leaves what is in the target as it is."""
@@ -230,12 +251,25 @@ class _Restore:
             return False
         if self.request.overwrite == "never":
             return True
-        return (
-            self.request.overwrite == "if-changed"
-            and node.kind == tree.FILE
-            and stat.S_ISREG(facts.st_mode)
-            and (facts.st_size, facts.st_mtime_ns) == (node.size, node.mtime_ns)
-        )
+        if self.request.overwrite == "always" or node.kind != tree.FILE or not stat.S_ISREG(facts.st_mode):
+            return False
+        if (facts.st_size, facts.st_mtime_ns, stat.S_IMODE(facts.st_mode)) != (node.size, node.mtime_ns, node.mode):
+            return False
+        return target.metadata.same_owner(facts, node) and self._keeps_link(target, path, node, facts)
+
+    def _keeps_link(self, target: TargetTree, path: bytes, node: Node, facts: os.stat_result) -> bool:
+        """Whether an existing file that looks unchanged is also linked as it should be."""
+        group = (node.extra or {}).get("l")
+        if group is not None and group in self.claimed:
+            first = target.existing(self.links[group]) if group in self.links else None
+            if first is None or (first.st_dev, first.st_ino) != (facts.st_dev, facts.st_ino):
+                return False
+        elif group is not None:
+            self.claimed.add(group)
+            self.links[group] = path
+        if self.request.verify:
+            self.restored.append(WantedFile(path, node))
+        return True
 
     def _entry(self, reader: SnapshotReader, target: TargetTree, path: bytes, node: Node) -> WantedFile | None:
         """Restore one object that is no folder; a small file is handed back to be filled with others."""
@@ -244,18 +278,28 @@ class _Restore:
             return None
         group = (node.extra or {}).get("l")
         if group is not None:
-            if group in self.links:
-                self.waiting.append((path, group))
+            if group in self.claimed:
+                self.waiting.append((path, node, group))
                 return None
-            self.links[group] = path
+            self.claimed.add(group)
         if node.kind != tree.FILE:
-            if self._guarded(path, lambda: target.make_special(path, node, replace=self.replace)):
-                self.counts.others += 1
+            self._special(target, path, node)
             return None
         if isinstance(node.content, bytes):
             return WantedFile(path, node)
         self._large(reader, target, WantedFile(path, node))
         return None
+
+    def _special(self, target: TargetTree, path: bytes, node: Node) -> None:
+        if self._guarded(path, lambda: target.make_special(path, node, replace=self.replace)):
+            self.counts.others += 1
+            self._stands(path, node)
+
+    def _stands(self, path: bytes, node: Node) -> None:
+        """Further names of the same object can be linked to this one."""
+        group = (node.extra or {}).get("l")
+        if group is not None:
+            self.links.setdefault(group, path)
 
     def _fill(self, reader: SnapshotReader, target: TargetTree, files: list[WantedFile]) -> None:
         def filled(item: WantedFile, data: memoryview) -> None:
@@ -309,15 +353,37 @@ class _Restore:
     def _done(self, item: WantedFile) -> None:
         self.counts.files += 1
         self.counts.bytes_restored += item.node.size
+        self._stands(item.path, item.node)
         if self.request.verify:
             self.restored.append(item)
         self._tick(item.path)
 
-    def _make_links(self, target: TargetTree) -> None:
-        for path, group in self.waiting:
-            first = self.links[group]
-            if self._guarded(path, lambda path=path, first=first: target.make_link(path, first, replace=self.replace)):  # type: ignore[misc]
+    def _make_links(self, reader: SnapshotReader, target: TargetTree) -> None:
+        for path, node, group in self.waiting:
+            self.context.cancel.check()
+            first = self.links.get(group)
+            if first is None:  # the first name could not be restored, so this one becomes it
+                self._alone(reader, target, path, node)
+                continue
+            try:
+                made = self._guarded(path, partial(self._link, target, path, first))
+            except NoHardLinks as e:
+                self._problem(path, f"restored as a copy, since the target made no hard link: {e}", integrity=False)
+                self._alone(reader, target, path, node)
+                continue
+            if made and node.kind == tree.FILE:
                 self.counts.files += 1
+            elif made:
+                self.counts.others += 1
+
+    def _link(self, target: TargetTree, path: bytes, first: bytes) -> None:
+        target.make_link(path, first, replace=self.replace)
+
+    def _alone(self, reader: SnapshotReader, target: TargetTree, path: bytes, node: Node) -> None:
+        if node.kind == tree.FILE:
+            self._large(reader, target, WantedFile(path, node))
+        else:
+            self._special(target, path, node)
 
     def _verify(self, target: TargetTree) -> None:
         """Read every restored file back and compare."""
@@ -332,5 +398,5 @@ class _Restore:
                 self._problem(item.path, "what was read back is not what was restored", integrity=True)
 
 
-def _reason(e: OSError | TargetConflict) -> str:
+def _reason(e: Exception) -> str:
     return (e.strerror or str(e)) if isinstance(e, OSError) else str(e)

@@ -48,6 +48,7 @@ def describe(repository: Repository, snapshot: Snapshot) -> SnapshotInfo:
         paths=() if content is None else content.paths,
         tags=() if content is None else content.tags,
         parent=None if content is None or content.parent is None else content.parent.hex(),
+        problems=() if content is None else content.problems,
         writer_label=repository.keys.label(writer.label),
         summary=summary,
     )

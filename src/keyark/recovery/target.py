@@ -12,10 +12,10 @@ import os
 import secrets
 import stat
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keyark.errors import StorageError, UsageError
+from keyark.errors import StorageFull, UsageError
+from keyark.recovery.metadata import MetadataWriter, Owners
 from keyark.repository import tree
 from keyark.repository.tree import Node, valid_name
 
@@ -23,32 +23,26 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FOLDERS = 64  # descriptors kept
 _TEMPORARY = b".keyark-"
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOSYS})
+_NO_HARD_LINKS = frozenset({errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
+_TYPES = {tree.SYMLINK: stat.S_IFLNK, tree.FIFO: stat.S_IFIFO, tree.CHAR: stat.S_IFCHR, tree.BLOCK: stat.S_IFBLK}
 
 
 class TargetConflict(Exception):
     """Something in the target is in the way of one object."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
-    """Names of owners in the snapshot; resolved here by name, then by number."""
+class NoHardLinks(Exception):
+    """The target cannot make this hard link: another file system, or one without them."""
 
-    users: Mapping[int, str]
-    groups: Mapping[int, str]
 
-    def resolve(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Numbers of this host for the snapshot's numbers."""
-        import grp
-        import pwd
+def full(e: OSError) -> StorageFull:
+    """The error for a target without room; it ends a restore."""
+    return StorageFull(f"the target is full ({e.strerror}); what was restored so far is whole")
 
-        uids, gids = {}, {}
-        for number, name in self.users.items():
-            with contextlib.suppress(KeyError):
-                uids[number] = pwd.getpwnam(name).pw_uid
-        for number, name in self.groups.items():
-            with contextlib.suppress(KeyError):
-                gids[number] = grp.getgrnam(name).gr_gid
-        return uids, gids
+
+def is_full(e: OSError) -> bool:
+    """Whether the target has no room left: bytes, inodes or quota."""
+    return e.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class TargetTree:
@@ -56,8 +50,7 @@ class TargetTree:
 
     def __init__(self, target: bytes, owners: Owners) -> None:
         self.target = target
-        self._uids, self._gids = owners.resolve()
-        self._root_user = os.geteuid() == 0
+        self.metadata = MetadataWriter(owners)
         try:
             os.makedirs(target, mode=0o700, exist_ok=True)
             self._root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -118,21 +111,26 @@ class TargetTree:
         return self._folder(parent), name
 
     def existing(self, path: bytes) -> os.stat_result | None:
-        """What is at a path in the target, links not followed."""
+        """What is at a path in the target, links not followed; None when nothing can be seen there."""
         try:
             folder, name = self._split(path)
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except (FileNotFoundError, TargetConflict):
+        except (OSError, TargetConflict):
             return None
 
-    def make_folder(self, path: bytes, *, replace: bool) -> bool:
-        """Make a folder; True when it was not there. With ``replace`` something else in its place is removed."""
+    def make_folder(self, path: bytes, *, replace: bool, open_up: bool = False) -> bool:
+        """Make a folder; True when it was not there. With ``replace`` something else in its place is removed.
+
+        ``open_up`` gives us the right to write to one that is there and ours; its mode is expected to be set again later.
+        """
         folder, name = self._split(path)
         try:
             os.mkdir(name, 0o700, dir_fd=folder)
         except FileExistsError:
             facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISDIR(facts.st_mode):
+                if open_up and facts.st_mode & 0o700 != 0o700 and facts.st_uid == os.geteuid() != 0:
+                    _open_up(folder, name)
                 return False
             if not replace:
                 raise TargetConflict("something that is no folder is in its place in the target") from None
@@ -158,7 +156,7 @@ class TargetTree:
     def commit(self, pending: PendingFile, node: Node, *, replace: bool) -> list[str]:
         """Give a complete file its metadata and its name; returns what could not be set."""
         try:
-            trouble = self._metadata(pending.descriptor, node)
+            trouble = self.metadata.apply(pending.descriptor, node)
             self._publish(pending.folder, pending.temporary, pending.name, replace=replace)
         except BaseException:
             pending.discard()
@@ -172,7 +170,11 @@ class TargetTree:
             try:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except (IsADirectoryError, NotADirectoryError) as e:
-                raise TargetConflict("a folder is in its place in the target") from e
+                try:
+                    os.rmdir(name, dir_fd=folder)
+                except OSError:
+                    raise TargetConflict("a folder that is not empty is in its place in the target") from e
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             return
         try:
             os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -186,13 +188,18 @@ class TargetTree:
         os.unlink(temporary, dir_fd=folder)
 
     def make_link(self, path: bytes, first: bytes, *, replace: bool) -> None:
-        """A hard link at ``path`` to the object restored at ``first``."""
+        """A hard link at ``path`` to the object restored at ``first``. NoHardLinks when the target has none to give."""
         source_folder, source = self._split(first)
         source_folder = os.dup(source_folder)
         try:
             folder, name = self._split(path)
             temporary = _TEMPORARY + secrets.token_hex(8).encode()
-            os.link(source, temporary, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
+            try:
+                os.link(source, temporary, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
+            except OSError as e:
+                if e.errno in _NO_HARD_LINKS:
+                    raise NoHardLinks(e.strerror) from e
+                raise
             self._place(folder, temporary, name, replace=replace)
         finally:
             os.close(source_folder)
@@ -212,9 +219,10 @@ class TargetTree:
             kind = stat.S_IFCHR if node.kind == tree.CHAR else stat.S_IFBLK
             os.mknod(temporary, kind | 0o600, device, dir_fd=folder)
         try:
-            trouble = self._named_metadata(folder, temporary, node)
+            trouble = self._special_metadata(folder, temporary, node)
         except BaseException:
-            os.unlink(temporary, dir_fd=folder)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
             raise
         self._place(folder, temporary, name, replace=replace)
         return trouble
@@ -240,48 +248,26 @@ class TargetTree:
 
     def finish_folder(self, path: bytes, node: Node) -> list[str]:
         """Give a folder its metadata, after everything in it was written."""
-        return self._metadata(self._folder(path), node)
+        return self.metadata.apply(self._folder(path), node)
 
-    def _owner(self, node: Node) -> tuple[int, int]:
-        return self._uids.get(node.uid, node.uid), self._gids.get(node.gid, node.gid)
-
-    def _metadata(self, descriptor: int, node: Node) -> list[str]:
-        # Owner first: changing it clears set-id bits and capabilities. Then attributes, mode, and times last.
-        trouble = []
+    def _special_metadata(self, folder: int, name: bytes, node: Node) -> list[str]:
+        # By descriptor: whoever may write to this folder could put a link to something else under the name meanwhile.
+        descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            os.fchown(descriptor, *self._owner(node))
-        except OSError as e:
-            if self._root_user:
-                trouble.append(f"owner not set: {e.strerror}")
-        trouble += self._attributes(descriptor, node)
-        os.fchmod(descriptor, node.mode)
-        os.utime(descriptor, ns=(node.mtime_ns, node.mtime_ns))
-        return trouble
+            facts = os.fstat(descriptor)
+            if stat.S_IFMT(facts.st_mode) != _TYPES[node.kind] or facts.st_nlink != 1:
+                raise TargetConflict("somebody else changed it while it was being restored")
+            return self.metadata.apply(b"/proc/self/fd/%d" % descriptor, node)
+        finally:
+            os.close(descriptor)
 
-    def _named_metadata(self, folder: int, name: bytes, node: Node) -> list[str]:
-        trouble = []
-        try:
-            os.chown(name, *self._owner(node), dir_fd=folder, follow_symlinks=False)
-        except OSError as e:
-            if self._root_user:
-                trouble.append(f"owner not set: {e.strerror}")
-        trouble += self._attributes(b"/proc/self/fd/%d/%s" % (folder, name), node)
-        if node.kind != tree.SYMLINK:
-            # Our own temporary name, in a folder we hold open: nothing else can stand there but what we just made.
-            os.chmod(name, node.mode, dir_fd=folder)
-        os.utime(name, ns=(node.mtime_ns, node.mtime_ns), dir_fd=folder, follow_symlinks=False)
-        return trouble
 
-    def _attributes(self, target: int | bytes, node: Node) -> list[str]:
-        wanted: dict[bytes, bytes] = (node.extra or {}).get("x", {})
-        trouble = []
-        for name, value in wanted.items():
-            try:
-                os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
-            except OSError as e:
-                if self._root_user or not name.startswith((b"security.", b"trusted.")):
-                    trouble.append(f"attribute {os.fsdecode(name)} not set: {e.strerror}")
-        return trouble
+def _open_up(folder: int, name: bytes) -> None:
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.chmod(b"/proc/self/fd/%d" % descriptor, 0o700)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(slots=True)
@@ -300,8 +286,8 @@ class PendingFile:
                 written = os.pwrite(self.descriptor, data, offset)
                 data, offset = data[written:], offset + written
         except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageError(f"the target is full ({e.strerror}); what was restored so far is whole") from e
+            if is_full(e):
+                raise full(e) from e
             raise
 
     def close(self) -> None:

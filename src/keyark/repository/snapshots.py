@@ -62,7 +62,7 @@ class SnapshotContent:
     users: Mapping[int, str]
     groups: Mapping[int, str]
     problems: tuple[tuple[bytes, str], ...] = ()
-    excludes: tuple[str, ...] = ()
+    excludes: tuple[bytes, ...] = ()
     program: str = ""
     inventory: Any = None  # reserved: kinds of keys found
     parent: bytes | None = None
@@ -118,7 +118,7 @@ _CONTENT = {
     "users": is_list(is_row(is_count, is_text)),
     "groups": is_list(is_row(is_count, is_text)),
     "problems": is_list(is_row(wire.is_data, is_text)),
-    "excludes": is_list(is_text),
+    "excludes": is_list(wire.is_data),
     "program": is_text,
     "inventory": optional(is_map),
     "parent": optional(is_bytes(32)),

@@ -15,6 +15,7 @@ from keyark.repository import wire
 FILE, DIR, SYMLINK, FIFO, CHAR, BLOCK = range(6)
 SEGMENT_ENTRIES = 4096  # at most this many entries in one segment
 _SEGMENT_BYTES = 4 << 20
+FIRST_TIME, LAST_TIME = -(1 << 63), (1 << 64) - 1  # ns; years 1677 to 2554, as far as MessagePack's integers go
 
 Content = bytes | list[Any] | int | None
 
@@ -182,7 +183,8 @@ def _decode_row(row: Any, previous: bytes, what: str) -> Node:
         and mode <= 0o7777
         and wire.is_count(uid)
         and wire.is_count(gid)
-        and wire.is_integer(mtime)
+        and type(mtime) is int
+        and FIRST_TIME <= mtime <= LAST_TIME
         and wire.is_count(size)
         and (sha256 is None or (type(sha256) is bytes and len(sha256) == 32))
         and _check_content(kind, content, size)

@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from keyark.crypto.signing import SigningKey, VerifyKey, signature_length
-from keyark.errors import DamagedError, ForgedError
+from keyark.errors import DamagedError, ForgedError, KeyarkError
 
 MAGIC = b"KEYARK"
 VERSION = 1
@@ -179,6 +179,12 @@ def sign_parts(
     kind: ObjectType, parts: Sequence[Buffer], signer: SigningKey, repository: bytes
 ) -> tuple[list[Buffer], bytes]:
     """Append the signature over ``parts`` (head first); return all parts and the SHA-256 that names the object."""
+    size = sum(len(part) for part in parts) + signature_length(signer.scheme)
+    if size > MAX_SIZE[kind]:
+        # What no reader accepts must not be stored: it would stand in the way of everything else.
+        raise KeyarkError(
+            f"a {kind.name.lower().replace('_', ' ')} of {size} bytes is over the format's limit; store less at a time"
+        )
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

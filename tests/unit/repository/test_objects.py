@@ -105,7 +105,16 @@ def a_head() -> SnapshotHead:
 
 LISTED = Listed(10**18, 1, 2, 3, 4, 5, 6, 7)
 CONTENT = SnapshotContent(
-    "name", "host", "user", (b"/a\xff",), ("tag",), (b"t" * 32,), {0: "root"}, {0: "root"}, ((b"/x", "gone"),)
+    "name",
+    "host",
+    "user",
+    (b"/a\xff",),
+    ("tag",),
+    (b"t" * 32,),
+    {0: "root"},
+    {0: "root"},
+    ((b"/x", "gone"),),
+    (b"*.\xff",),
 )
 
 

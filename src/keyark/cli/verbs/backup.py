@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
 from keyark import views
 from keyark.backup.model import BackupReport, BackupRequest
 from keyark.backup.run import backup as run_backup
+from keyark.backup.sources import absolute
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import Output, duration, human_size, plural
 from keyark.cli.session import Session
@@ -58,15 +59,13 @@ def backup(
     config = session.config
     configured = compression or (config.compression if session.options.config else "zstd:3")
     request = BackupRequest(
-        paths=tuple(
-            os.fsencode(os.path.abspath(path)) for path in (paths or config.sources if not stdin else paths or ())
-        ),
+        paths=tuple(absolute(path) for path in (paths or config.sources if not stdin else paths or ())),
         tags=tuple(tag or ()),
         excludes=(*(exclude or ()), *config.excludes),
         exclude_files=tuple(exclude_file or ()),
         exclude_caches=not include_caches,
         one_file_system=one_file_system,
-        stdin=sys.stdin.buffer if stdin else None,
+        stdin=_standard_input() if stdin else None,
         stdin_name=os.fsencode(stdin_name or "stdin") if stdin else None,
         compression=configured,
         suite=suite or (config.encryption.algorithm if session.options.config else None),
@@ -78,6 +77,12 @@ def backup(
         report = run_backup(repository, request, session.context)
     render(session, report)
     return 0 if report.complete else 3
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # closed by whoever started us
+        raise UsageError("--stdin: standard input is closed; nothing was backed up")
+    return sys.stdin.buffer
 
 
 def render(session: Session, report: BackupReport) -> None:
@@ -102,4 +107,4 @@ def summary(out: Output, report: BackupReport) -> None:
     out.say(f"  added  {human_size(report.data_added)}, stored as {human_size(report.data_added_packed)}")
     if report.problems:
         objects = plural(len(report.problems), "object")
-        out.warn(f"{objects} could not be backed up as they were; the snapshot names them")
+        out.warn(f"{objects} not backed up as they were; `keyark ls {report.snapshot_id[:8]}` names them, too")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections import defaultdict
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from keyark.recovery.restore import restore as run_restore
 
 app = new_app()
 _POLICIES: dict[str, OverwritePolicy] = {"always": "always", "if-changed": "if-changed", "never": "never"}
+_NAMED = 20  # objects named for one and the same reason
 
 
 @app.command(
@@ -136,6 +138,17 @@ def summary(out: Output, report: RestoreReport) -> None:
 
 
 def name_problems(out: Output, report: RestoreReport) -> None:
-    """Every object that was not restored as it was."""
+    """Every object that was not restored; one and the same small loss on many objects in one line."""
+    for notice in report.notices:
+        out.warn(notice)
+    losses: dict[str, list[bytes]] = defaultdict(list)
     for problem in report.problems:
-        out.error(f"{show(problem.path)}: {'not restored: ' if problem.integrity else ''}{problem.what}")
+        if problem.integrity:
+            out.error(f"{show(problem.path)}: not restored: {problem.what}")
+        else:
+            losses[problem.what].append(problem.path)
+    for what, paths in losses.items():
+        for path in paths[:_NAMED]:
+            out.error(f"{show(path)}: {what}")
+        if len(paths) > _NAMED:
+            out.error(f"{what}: the same on {plural(len(paths) - _NAMED, 'more object')}; --json names them all")

@@ -15,6 +15,7 @@ from keyark.recovery.model import SnapshotFilter, SnapshotInfo
 from keyark.recovery.snapshots import list_snapshots
 
 app = new_app()
+_INCOMPLETE = 5  # snapshots of which it is said
 
 
 @app.command(epilog=examples("keyark -r /backups --key-file master.key snapshots --tag nightly --last 5"))
@@ -81,6 +82,9 @@ def table(session: Session, found: list[SnapshotInfo], next_command: str | None)
         ]
         out.table(("ID", "Name", "When", "Files", "Size", "Host", "Tags", "Paths"), content, frozenset({3, 4}))
     out.say(plural(len(found), "snapshot"))
+    for info in [info for info in found if info.summary["problems"]][-_INCOMPLETE:]:
+        lost = plural(info.summary["problems"], "object")
+        out.say(f"{info.short_id}: {lost} not backed up as they were; `keyark ls {info.short_id}` names them")
 
 
 def _paths(info: SnapshotInfo) -> str:
