@@ -17,7 +17,6 @@ from keyark.backup.contents import ContentReader
 from keyark.backup.estimate import Estimate
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import FilesCache
-from keyark.backup.metadata import show
 from keyark.backup.model import BackupReport, BackupRequest
 from keyark.backup.packer import Packer
 from keyark.backup.sink import ChunkSink
@@ -39,6 +38,7 @@ from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Listed, SnapshotContent
 from keyark.repository.tree import Node, encode_node
 from keyark.storage.local import LocalStorage
+from keyark.text import show
 
 _ATTEMPTS = 5  # passes after which a repository that is pruned under our feet all the time is a conflict
 

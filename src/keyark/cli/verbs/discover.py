@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import plural
-from keyark.keykinds.discover import DiscoverRequest
-from keyark.keykinds.discover import discover as run_discover
+from keyark.text import show
 
 app = new_app()
 
@@ -21,10 +19,13 @@ app = new_app()
 def discover(
     context: typer.Context,
     roots: Annotated[
-        list[str] | None, typer.Argument(metavar="[FOLDER...]", help="where to look; the usual places by default")
+        list[str] | None, typer.Argument(metavar="FOLDER", help="where to look; the usual places by default")
     ] = None,
 ) -> int:
     """Find key material on this host, by path and by content."""
+    from keyark.keykinds.discover import DiscoverRequest
+    from keyark.keykinds.discover import discover as run_discover
+
     session = session_of(context)
     wanted = tuple(os.fsencode(os.path.abspath(root)) for root in roots or ())
     report = run_discover(DiscoverRequest(wanted), session.context)
