@@ -38,7 +38,7 @@ keyark_step() {
     local log=$1 what=$2 said
     shift 2
     "$@" >>"$log" 2>&1 && return
-    said=$(grep -v '^ *$' "$log" 2>/dev/null | tail -n 1 | cut -c 1-300)
+    said=$(grep -v '^ *$' "$log" 2>/dev/null | tail -n 1 | cut -c 1-300 || true)
     keyark_fail "$what${said:+: $said}; all of it is in $log"
 }
 
