@@ -25,9 +25,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
-python=$(keyark_find_python) || keyark_fail "Python 3.11 or newer is missing; install it: apt-get install python3"
-"$python" -c 'import venv, ensurepip' >/dev/null 2>&1 \
-    || keyark_fail "python3-venv is missing; install it: apt-get install python3-venv"
+python=$(keyark_find_python) || exit 1
 test_python=$folder/.keyark/testvenv/bin/python
 mkdir -p .keyark
 if [ ! -x "$test_python" ]; then

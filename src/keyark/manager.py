@@ -179,11 +179,12 @@ class Manager:
             return tuple(absolute(path) for path in paths), None
         if self.config.sources:
             return tuple(os.fsencode(os.path.join(self.folder, path)) for path in self.config.sources), None
-        own = (self.location, os.path.join(self.folder, ".keyark"))
+        own = (self.location, *(os.path.join(self.folder, name) for name in (".keyark", "restored")))
         found = discover(DiscoverRequest(skip=tuple(os.fsencode(path) for path in own)), context)
         if not found.found:
             raise UsageError(
-                "no key material was found on this host; name what to back up: ./backup_automation.sh backup PATH"
+                "no key material that this user may read was found on this host, so nothing was backed up; "
+                "name what to back up: ./backup_automation.sh backup PATH, or `sources` in backup_config.json"
             )
         return found.paths, found
 

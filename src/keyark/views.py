@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keyark.backup.model import BackupReport
-from keyark.recovery.model import Entry, RestoreReport, SnapshotInfo
+if TYPE_CHECKING:
+    from keyark.backup.model import BackupReport
+    from keyark.recovery.model import Entry, RestoreReport, SnapshotInfo
 
 
 def rfc3339(time_ns: int) -> str:

@@ -124,7 +124,7 @@ def test_global_options_stand_before_or_after_the_verb(stocked: Cli) -> None:
         (["backup", "/etc/hostname", "--compression", "zstd:99"], 2, "level of zstd"),
         (["backup", "/etc/hostname", "--compression", "brotli"], 2, "unknown"),
         (["backup", "/etc/hostname", "--suite", "RSA"], 2, "export"),
-        (["backup", "/etc/hostname", "--nonsense"], 2, "No such option"),
+        (["backup", "/etc/hostname", "--nonsense"], 2, "no such option"),
         (["backup", "--stdin-name", "x"], 2, "--stdin"),
         (["restore", "latest"], 2, "--target"),
         (["restore", "--target", "/tmp/x"], 2, "which snapshot"),

@@ -18,7 +18,6 @@ from keyark.backup.descriptors import raise_limit
 from keyark.backup.estimate import Estimate
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import FilesCache
-from keyark.backup.metadata import show
 from keyark.backup.model import BackupReport, BackupRequest, SourceProblem
 from keyark.backup.packer import Packer
 from keyark.backup.readers import OwnThread, Readers, start_readers
@@ -43,6 +42,7 @@ from keyark.repository.packs import PackFacts
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Listed, SnapshotContent
 from keyark.repository.tree import Node, encode_node
+from keyark.text import show
 
 _PROBLEMS = 10_000  # recorded by name in one snapshot
 _PROBLEM_BYTES = 4 << 20  # of their paths

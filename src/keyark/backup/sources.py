@@ -6,8 +6,8 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
-from keyark.backup.metadata import show
 from keyark.errors import UsageError
+from keyark.text import show
 
 
 def absolute(path: str) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from keyark.backup.metadata import show
 from keyark.backup.model import SourceProblem
 from keyark.clock import Clock
 from keyark.operation import Progress
+from keyark.text import show
 
 _INTERVAL = 0.1  # seconds between progress reports
 

@@ -114,6 +114,11 @@ def split_arguments(arguments: list[str]) -> tuple[Globals, list[str]]:
             position += 1
         elif argument.startswith("-r") and len(argument) > 2 and not argument.startswith("-r="):
             found.repository.append(argument[2:])
+        elif name in ("--password", "--passphrase"):
+            raise UsageError(
+                "a password is never taken from the command line, where others can see it; "
+                "use --password-file or --password-command, or be asked for it on a terminal"
+            )
         elif name not in OPTIONS:
             rest.append(argument)
         else:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
-from typing import Any
 
 from keyark import __version__
 from keyark.cli.globals import HELP, Globals, split_arguments
@@ -36,7 +35,7 @@ ALIASES = {"list": "snapshots", "check": "verify"}
 LATER = frozenset(
     {
         "rollback", "heal", "repair", "custodian", "compartment", "export", "import", "drill", "daemon", "serve", "schedule",
-        "monitor", "audit", "compliance",
+        "monitor", "audit", "compliance", "interactive",
     }
 )  # fmt: skip
 _INTRO = """\
@@ -65,33 +64,57 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     harden()
-    try:
+    open_streams()
+    options = Globals(debug="--debug" in given)
+
+    def run() -> int:
+        nonlocal options
         options, rest = split_arguments(given)
-    except UsageError as e:
-        sys.stderr.write(f"keyark: {e}\n")
-        return e.exit_code
+        return _answer(options, rest)
+
+    return guarded(options, run)
+
+
+def _answer(options: Globals, rest: list[str]) -> int:
     if options.version:
-        sys.stdout.write(f"keyark {__version__}\n")
+        shown = (
+            f'{{"message_type": "version", "version": "{__version__}"}}' if options.json else f"keyark {__version__}"
+        )
+        sys.stdout.write(f"{shown}\n")
         return 0
     if not rest or rest[0] in ("--help", "-h", "help"):
         if len(rest) < 2:
             sys.stdout.write(help_text())
             return 0 if rest else 2
         rest = [*rest[1:], "--help"]
-    return guarded(options, lambda: _run(options, rest))
+    return _run(options, rest)
+
+
+def open_streams() -> None:
+    """Make standard output and error writable whatever the caller closed and whichever alphabet the locale has."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
 
 
 def guarded(options: Globals, action: Callable[[], int]) -> int:
     """Run something; every error becomes one line on standard error and an exit code."""
     try:
-        return action()
+        code = action()
+        _flush()
+        return code
     except KeyarkError as e:
         return _fail(options, e, e.exit_code)
     except KeyboardInterrupt as e:
         return _fail(options, InterruptedByUser("interrupted"), 130, e)
     except BrokenPipeError:
         _silence_stdout()
-        return 1
+        return 1  # quietly, as every filter does: the reader had enough
     except OSError as e:
         return _fail(options, KeyarkError(f"{e.filename or 'the system'}: {e.strerror or e}"), 1, e)
     except MemoryError as e:
@@ -105,15 +128,33 @@ def _fail(options: Globals, shown: KeyarkError, code: int, cause: BaseException 
     from keyark.cli.render import Output
 
     if options.debug:
+        import traceback
+
         traceback.print_exception(cause or shown)
-    Output(as_json=options.json, quiet=False, verbose=False, no_progress=True).error(str(shown))
+    try:
+        Output(as_json=options.json, quiet=False, verbose=False, no_progress=True).error(str(shown))
+        sys.stderr.flush()
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()  # nobody can be told; the exit code says it
     return code
 
 
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        _silence_stdout()
+        raise KeyarkError(f"cannot write to standard output: {e.strerror}") from e
+
+
 def _silence_stdout() -> None:
-    # The reader went away (`| head`): nothing may be flushed into the closed pipe at exit.
+    # The reader went away (`| head`), or the disk is full: nothing may be flushed there again at exit.
     descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
 
 
 def _run(options: Globals, rest: list[str]) -> int:
@@ -126,33 +167,38 @@ def _run(options: Globals, rest: list[str]) -> int:
         raise UsageError(f"unknown verb {verb!r}{_suggestion(verb)}; see `keyark --help`")
     import importlib
 
-    import typer
-
+    from keyark.cli.command import command_of
     from keyark.cli.session import Session
 
     module = importlib.import_module(f"keyark.cli.verbs.{VERBS[verb][0]}")
-    command: Any = typer.main.get_command(module.app)
+    command = command_of(module.app)
     session = Session(options)
+    if options.config is not None and not {"-h", "--help"} & set(rest):
+        _ = session.config  # a configuration that was named is read, whether or not this verb asks for it
     session.catch_signals()
     try:
         result = command.main(rest[1:], prog_name=f"keyark {verb}", standalone_mode=False, obj=session)
     except Exception as e:
-        shown = _click_error(e)
+        shown = _click_error(e, f"keyark {verb}", secrets=verb in _TAKES_SECRETS)
         if shown is None:
             raise
         raise UsageError(shown) from e
     finally:
         session.output.clear()
-    sys.stdout.flush()
     return int(result or 0)
 
 
-def _click_error(e: Exception) -> str | None:
+_TAKES_SECRETS = ("init", "key")  # a stray word here may be a passphrase, which must not be repeated
+
+
+def _click_error(e: Exception, program: str, *, secrets: bool) -> str | None:
     """The message of a bad command line, whichever click raised it."""
     if not any(kind.__name__ in ("ClickException", "Abort") for kind in type(e).__mro__):
         return None
-    message = getattr(e, "format_message", lambda: "aborted")()
-    return f"{message.rstrip('.')}; see --help"
+    message = str(getattr(e, "format_message", lambda: "aborted")()).rstrip(".")
+    if secrets and message.startswith("Got unexpected extra argument"):
+        message = "got an argument that is no option; a passphrase is never taken from the command line"
+    return f"{message[:1].lower()}{message[1:]}; see `{program} --help`"
 
 
 def _suggestion(verb: str) -> str:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from keyark.backup.metadata import show
 from keyark.operation import Progress
+from keyark.text import show
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEPS = ((60, "second"), (60, "minute"), (24, "hour"), (30, "day"), (12, "month"), (10**9, "year"))
@@ -101,7 +101,8 @@ class Output:
     def json(self, value: Any) -> None:
         """One JSON document."""
         self.clear()
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        sys.stdout.write(json.dumps(value, ensure_ascii=not utf8) + "\n")
         sys.stdout.flush()
 
     def warn(self, message: str) -> None:
@@ -169,12 +170,12 @@ class ProgressLine:
                 return
             self._next = now + 0.1
             width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 80
-            line = describe(progress, now - self._started)
+            line = describe(progress, now - self._started, width - 1)
             room = width - len(line) - 3
             if room > 10 and progress.current:
-                current = progress.current if len(progress.current) <= room else "…" + progress.current[1 - room :]
-                line += "  " + one_line(current)
-            sys.stderr.write("\r\x1b[K" + line[: width - 1])
+                current = one_line(progress.current)
+                line += "  " + (current if len(current) <= room else ELLIPSIS + current[1 - room :])
+            sys.stderr.write("\r\x1b[K" + encodable(line, sys.stderr)[: width - 1])
             sys.stderr.flush()
             self._shown = True
 
@@ -187,25 +188,49 @@ class ProgressLine:
 
 
 _BAR = 20  # characters
+ELLIPSIS = "…"
+_PLAIN = str.maketrans({"█": "#", "░": ".", ELLIPSIS: "~"})
 
 
-def describe(progress: Progress, elapsed: float) -> str:
-    """A progress report as one line."""
-    parts = [progress.phase]
+def encodable(text: str, stream: Any) -> str:
+    """``text`` with its ornaments replaced where the terminal's encoding has none."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN)
+    return text
+
+
+def describe(progress: Progress, elapsed: float, width: int = 1000) -> str:
+    """A progress report as one line of at most ``width`` characters, less of it where there is less room."""
+    files = f"{progress.files_done:,}" + (f"/{progress.files_total:,}" if progress.files_total else "")
+    unit = " files" if progress.phase in ("backup", "restore", "discover") else ""
+    share = rate = left = ""
     if progress.bytes_total:
-        share = min(1.0, progress.bytes_done / progress.bytes_total)
-        filled = int(share * _BAR)
-        parts.append(f"[{'█' * filled}{'░' * (_BAR - filled)}] {share:4.0%}")
-    total = f"/{progress.files_total:,}" if progress.files_total else ""
-    parts.append(
-        f"{progress.files_done:,}{total} files"
-        if progress.phase in ("backup", "restore")
-        else f"{progress.files_done:,}{total}"
-    )
-    parts.append(human_size(progress.bytes_done))
-    if elapsed > 0.5:
-        rate = progress.bytes_done / elapsed
-        parts.append(f"{human_size(int(rate))}/s")
-        if progress.bytes_total > progress.bytes_done and rate > 0:
-            parts.append(f"{duration((progress.bytes_total - progress.bytes_done) / rate)} left")
-    return "  ".join(parts)
+        share = f"{min(1.0, progress.bytes_done / progress.bytes_total):.0%}"
+    if elapsed > 0.5 and progress.bytes_done:
+        speed = progress.bytes_done / elapsed
+        rate = f"{human_size(int(speed))}/s"
+        if progress.bytes_total > progress.bytes_done and speed > 0:
+            left = f"{duration((progress.bytes_total - progress.bytes_done) / speed)} left"
+    size = human_size(progress.bytes_done) if progress.bytes_done or progress.phase != "discover" else ""
+    # From everything down to the barest; the bar goes first, the share stays longest.
+    for bar, parts in (
+        (_BAR, (files + unit, size, rate, left)),
+        (_BAR // 2, (files + unit, size, rate, left)),
+        (0, (files + unit, size, rate, left)),
+        (0, (files, rate, left)),
+        (0, (files, left)),
+        (0, (files,)),
+    ):
+        line = "  ".join(part for part in (progress.phase, _bar(progress, bar, share), *parts) if part)
+        if len(line) <= width:
+            return line
+    return line[:width]
+
+
+def _bar(progress: Progress, length: int, share: str) -> str:
+    if not share or not length:
+        return share
+    filled = int(min(1.0, progress.bytes_done / progress.bytes_total) * length)
+    return f"[{'█' * filled}{'░' * (length - filled)}] {share:>4}"

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
+import dataclasses
 import os
-import shlex
 import signal
-import stat
-import subprocess
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from keyark.cli.globals import Globals
 from keyark.cli.render import Output
-from keyark.config import BackupConfig
-from keyark.crypto.age import AgeIdentity, parse_identities
-from keyark.crypto.slots import exposure, read_key_file
 from keyark.errors import NoKeyError, UsageError
-from keyark.manager import load_config, read_passphrase
 from keyark.operation import CancelToken, Context, no_progress
-from keyark.repository.credentials import Credential, Credentials, load_credential
-from keyark.repository.open import open_repository
-from keyark.repository.places import Places
-from keyark.repository.repository import Repository
-from keyark.secret import Secret
-from keyark.storage.location import open_storage
-from keyark.storage.protocol import Storage
+
+if TYPE_CHECKING:  # none of these is needed for `--help`, which must answer at once
+    from keyark.config import BackupConfig
+    from keyark.repository.credentials import Credentials
+    from keyark.repository.places import Places
+    from keyark.repository.repository import Repository
+    from keyark.storage.protocol import Storage
 
 
 class Session:
@@ -45,15 +39,26 @@ class Session:
     def config(self) -> BackupConfig:
         """The configuration file's content, or the defaults."""
         if self._config is None:
+            from keyark.config import BackupConfig
+            from keyark.manager import load_config
+
             path = self.options.config
             self._config = BackupConfig() if path is None else load_config(path)
         return self._config
 
     @property
+    def configured_sources(self) -> tuple[str, ...]:
+        """What the configuration says to back up; its paths are relative to its own folder."""
+        base = os.path.dirname(os.path.abspath(self.options.config or ""))
+        return tuple(os.path.join(base, path) for path in self.config.sources)
+
+    @property
     def location(self) -> str:
         """The repository's location."""
         if len(self.options.repository) > 1:
-            raise UsageError("this version works on one repository at a time; `keyark copy` replicates it to another")
+            raise UsageError(
+                "several repositories at once are not part of this version yet; `keyark copy` replicates one to another"
+            )
         if self.options.repository:
             return self.options.repository[0]
         if self.options.config is not None:
@@ -64,26 +69,46 @@ class Session:
     @property
     def places(self) -> Places:
         """Where this machine keeps state and caches."""
+        from keyark.repository.places import Places
+
         state = os.environ.get("KEYARK_STATE_DIR") or os.path.join(_base("XDG_STATE_HOME", ".local/state"), "keyark")
         cache = self.options.cache_dir or os.path.join(_base("XDG_CACHE_HOME", ".cache"), "keyark")
         return Places(state, cache)
 
     def storage(self, *, create: bool = False) -> Storage:
+        from keyark.storage.location import open_storage
+
         return open_storage(self.location, create=create)
 
-    def open(self) -> Repository:
-        """Open the repository with the credentials given; on a terminal, ask for a passphrase when there are none."""
+    def open(self, *, reading: bool = True) -> Repository:
+        """Open the repository with the credentials given.
+
+        Without any, a terminal is asked for a passphrase: when nothing opens the repository, and with ``reading`` also
+        when only this machine's writer credential does, which reads nothing.
+        """
         credentials = self.credentials()
+        asks = not self._brought() and not self.options.json and sys.stdin.isatty()
         try:
-            return self._open(credentials)
+            repository = self._open(credentials)
         except NoKeyError:
-            if self._brought() or not sys.stdin.isatty() or self.options.json:
+            if not asks:
                 raise
+            return self._open(self._asked(credentials))
+        slots = repository.keyring.slots.values()
+        if not asks or not reading or repository.can_list or all(slot.kind != "passphrase" for slot in slots):
+            return repository
+        repository.close()
+        return self._open(self._asked(credentials))
+
+    def _asked(self, credentials: Credentials) -> Credentials:
+        from keyark.cli.prompt import ask_passphrase
+
         self.output.clear()
-        password = getpass.getpass(f"passphrase for {self.location}: ")
-        return self._open(Credentials(passwords=(Secret(password.encode()),), repository_id=credentials.repository_id))
+        return dataclasses.replace(credentials, passwords=(ask_passphrase(f"passphrase for {self.location}: "),))
 
     def _open(self, credentials: Credentials) -> Repository:
+        from keyark.repository.open import open_repository
+
         return open_repository(
             self.storage(),
             credentials,
@@ -103,27 +128,30 @@ class Session:
 
     def credentials(self) -> Credentials:
         """What the user brought."""
+        from keyark.cli import prompt
+        from keyark.crypto.slots import read_key_file
+        from keyark.manager import read_passphrase
+        from keyark.repository.credentials import Credentials, load_credential
+
         options = self.options
-        passwords: tuple[Secret, ...] = ()
+        found = Credentials(repository_id=self._repository_id())
         if options.password_file is not None:
             self.check_exposure(options.password_file)
-            passwords += (read_passphrase(options.password_file),)
+            found = dataclasses.replace(found, passwords=(read_passphrase(options.password_file),))
         if options.password_command is not None:
-            passwords += (_run_password_command(options.password_command),)
-        lines: tuple[Secret, ...] = ()
+            secret = prompt.run_password_command(options.password_command)
+            found = dataclasses.replace(found, passwords=(*found.passwords, secret))
         if options.key_file is not None:
             line, warning = read_key_file(options.key_file)
             self._exposed(warning)
-            lines = (line,)
-        identities: tuple[AgeIdentity, ...] = ()
+            found = dataclasses.replace(found, key_lines=(line,))
         if options.identity is not None:
             self.check_exposure(options.identity)
-            identities = tuple(read_identities(options.identity))
-        credential: Credential | None = None
+            found = dataclasses.replace(found, identities=tuple(prompt.read_identities(options.identity)))
         if options.credential is not None:
             self.check_exposure(options.credential)
-            credential = load_credential(options.credential)
-        return Credentials(passwords, lines, identities, credential, self._repository_id())
+            found = dataclasses.replace(found, credential=load_credential(options.credential))
+        return found
 
     def _repository_id(self) -> bytes | None:
         text = self.options.repository_id
@@ -139,11 +167,13 @@ class Session:
 
     def check_exposure(self, path: str) -> None:
         """Warn about (with --strict: refuse) a secret file that others can reach."""
+        from keyark.crypto.slots import exposure
+
         try:
             mode = os.stat(path).st_mode
         except OSError as e:
             raise UsageError(f"cannot read {path}: {e.strerror}") from e
-        self._exposed(exposure(path, mode) if stat.S_ISREG(mode) else None)
+        self._exposed(exposure(path, mode))
 
     def _exposed(self, warning: str | None) -> None:
         if warning is None:
@@ -176,26 +206,3 @@ def _base(variable: str, default: str) -> str:
     if not os.path.isabs(home) or home == "/":
         raise UsageError("HOME is not set; set it, or KEYARK_STATE_DIR and KEYARK_CACHE_DIR")
     return os.path.join(home, default)
-
-
-def _run_password_command(command: str) -> Secret:
-    try:
-        words = shlex.split(command)
-        done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
-    except (OSError, ValueError) as e:
-        raise UsageError(f"cannot run the password command: {e}") from e
-    if done.returncode != 0:
-        raise UsageError(f"the password command failed with exit code {done.returncode}")
-    line = done.stdout.split(b"\n", 1)[0].rstrip(b"\r")
-    if not line:
-        raise UsageError("the password command printed nothing")
-    return Secret(line)
-
-
-def read_identities(path: str) -> list[AgeIdentity]:
-    """The age identities in a file."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse_identities(file.read(1 << 20), path)
-    except OSError as e:
-        raise UsageError(f"cannot read the identity {path}: {e.strerror}") from e

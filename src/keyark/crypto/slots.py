@@ -270,10 +270,11 @@ def read_key_file(path: str) -> tuple[Secret, str | None]:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
         raise UsageError(f"cannot read the key file {path}: {e.strerror}") from e
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        os.close(descriptor)
+        raise UsageError(f"the key file {path} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
-            raise UsageError(f"the key file {path} is not a regular file")
         data = file.read(_MAX_KEY_FILE + 1)
     if len(data) > _MAX_KEY_FILE:
         raise UsageError(f"{path} is no key file: it is longer than {_MAX_KEY_FILE} bytes")

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keyark.errors import UsageError
-from keyark.keykinds.recognise import COMPANION, GNUPG, HEAD, Kind, is_companion, recognise
+from keyark.keykinds.kinds import ACCOUNTS, COMPANION, GNUPG, Kind
+from keyark.keykinds.noise import is_closed, is_noise, is_source_tree, kernel_mounts, parents_are_software, within
+from keyark.keykinds.recognise import HEAD, TEXT_HEAD, is_companion, recognise
 from keyark.operation import Context, Progress
 
 DEFAULT_ROOTS = (b"/etc", b"/root", b"/home", b"/opt", b"/srv", b"/usr/local/etc", b"/var/lib", b"/var/www")
 MAX_SIZE = 8 << 20  # bytes; no key file is larger
-_SKIPPED_NAMES = frozenset(
-    {
-        b".cache", b".keyark", b"node_modules", b"site-packages", b"dist-packages", b"__pycache__", b".git", b".hg", b".svn",
-        b".tox", b".rustup", b"overlay2", b"containerd", b"snapd", b"lost+found", b"ca-certificates",
-    }
-)  # fmt: skip
-_SKIPPED_PATHS = (b"/var/lib/dpkg", b"/var/lib/apt", b"/var/lib/docker", b"/var/lib/containers", b"/etc/alternatives")
-_RUNTIME = re.compile(rb"python\d(\.\d+)?|gems|\.(pyenv|rbenv|nvm|npm|gradle|m2)")  # software that ships test keys
 _GNUPG_MARKS = (b"private-keys-v1.d", b"secring.gpg")
 
 
@@ -45,11 +38,12 @@ class FoundKey:
 
 @dataclass(frozen=True, slots=True)
 class DiscoverReport:
-    """What was found, in order of path."""
+    """What was found, in order of path; ``left_out`` are folders that were not entered: caches, software, test keys."""
 
     found: tuple[FoundKey, ...]
     files_seen: int
     unreadable: int
+    left_out: tuple[bytes, ...] = ()
 
     @property
     def paths(self) -> tuple[bytes, ...]:
@@ -61,9 +55,11 @@ def discover(request: DiscoverRequest, context: Context) -> DiscoverReport:
     roots = _roots(request.roots)
     search = _Search(request, context)
     for root in roots:
-        search.folder(root)
+        search.tree(root)
     unique = {item.path: item for item in search.found}
-    return DiscoverReport(tuple(unique[path] for path in sorted(unique)), search.seen, search.unreadable)
+    return DiscoverReport(
+        tuple(unique[path] for path in sorted(unique)), search.seen, search.unreadable, tuple(sorted(search.left_out))
+    )
 
 
 def _roots(wanted: Sequence[bytes]) -> list[bytes]:
@@ -74,7 +70,7 @@ def _roots(wanted: Sequence[bytes]) -> list[bytes]:
     resolved = sorted({os.path.realpath(root) for root in roots})
     kept: list[bytes] = []
     for root in resolved:
-        if not any(root == other or root.startswith(other.rstrip(b"/") + b"/") for other in kept):
+        if not any(within(root, other) for other in kept):
             kept.append(root)
     return kept
 
@@ -93,17 +89,20 @@ def _homes() -> Iterator[bytes]:
 class _Search:
     def __init__(self, request: DiscoverRequest, context: Context) -> None:
         self._skip = {os.path.realpath(path) for path in request.skip}
+        self._kernel = kernel_mounts()
         self._context = context
         self.found: list[FoundKey] = []
+        self.left_out: list[bytes] = []
         self.seen = 0
         self.unreadable = 0
 
-    def folder(self, root: bytes) -> None:
-        todo = [root]
+    def tree(self, root: bytes) -> None:
+        """Search a folder and everything below it; the folder itself is entered whatever it is called."""
+        todo = [(root, parents_are_software(root))]
         while todo:
             self._context.cancel.check()
-            path = todo.pop()
-            if path in self._skip or path in _SKIPPED_PATHS:
+            path, in_software = todo.pop()
+            if path in self._skip or (path in self._kernel and path != root):
                 continue
             try:
                 with os.scandir(path) as found:
@@ -112,16 +111,23 @@ class _Search:
                 self.unreadable += 1
                 continue
             names = {entry.name for entry in entries}
+            if path != root and is_closed(names):
+                self.left_out.append(path)
+                continue
             if any(mark in names for mark in _GNUPG_MARKS) and self._gnupg(path):
                 continue
             self._files(path, entries)
-            todo += [
-                entry.path
-                for entry in entries
-                if entry.name not in _SKIPPED_NAMES
-                and not _RUNTIME.fullmatch(entry.name)
-                and entry.is_dir(follow_symlinks=False)
-            ]
+            inside = in_software or is_source_tree(names)
+            todo += [(below, inside) for below in self._folders(entries, in_software=inside)]
+
+    def _folders(self, entries: Sequence[os.DirEntry[bytes]], *, in_software: bool) -> Iterator[bytes]:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            if is_noise(entry.path, entry.name, in_software=in_software):
+                self.left_out.append(entry.path)
+            else:
+                yield entry.path
 
     def _gnupg(self, path: bytes) -> bool:
         keys = os.path.join(path, b"private-keys-v1.d")
@@ -148,10 +154,10 @@ class _Search:
                 self.unreadable += 1
                 continue
             self.seen += 1
-            kind = recognise(entry.path, head)
+            kind = recognise(entry.path, head, facts.st_size)
             if kind is not None:
                 private = True
-                self.found.append(FoundKey(entry.path, kind, bool(stat.S_IMODE(facts.st_mode) & 0o044)))
+                self.found.append(FoundKey(entry.path, kind, _is_exposed(kind, facts.st_mode)))
             elif is_companion(entry.path, head):
                 companions.append(FoundKey(entry.path, COMPANION, exposed=False))
         if private:
@@ -159,9 +165,17 @@ class _Search:
         self._context.progress(Progress("discover", self.seen, 0, 0, 0, os.fsdecode(folder)))
 
 
+def _is_exposed(kind: Kind, mode: int) -> bool:
+    # /etc/shadow belongs to a group of its own on purpose.
+    return bool(stat.S_IMODE(mode) & (0o004 if kind is ACCOUNTS else 0o044))
+
+
 def _head(path: bytes) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, HEAD)
+        head = os.read(descriptor, HEAD)
+        if len(head) == HEAD and b"-----BEGIN " in head:
+            head += os.read(descriptor, TEXT_HEAD - HEAD)
+        return head
     finally:
         os.close(descriptor)

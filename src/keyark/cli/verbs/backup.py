@@ -10,7 +10,6 @@ import typer
 
 from keyark import views
 from keyark.backup.model import BackupReport, BackupRequest
-from keyark.backup.run import backup as run_backup
 from keyark.backup.sources import absolute
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import Output, duration, human_size, plural
@@ -28,8 +27,8 @@ vault operator raft snapshot save /dev/stdout | keyark -r /backups backup --stdi
 )
 def backup(
     context: typer.Context,
-    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH...", help="files and folders")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="a tag; repeat for more")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="files and folders")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="a tag; repeat for more")] = None,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", "-e", metavar="PATTERN", help="leave out, in gitignore syntax")
     ] = None,
@@ -43,23 +42,25 @@ def backup(
     stdin: Annotated[bool, typer.Option("--stdin", help="back up standard input as one file")] = False,
     stdin_name: Annotated[str | None, typer.Option(metavar="NAME", help="that file's name")] = None,
     compression: Annotated[
-        str | None, typer.Option(help="zstd:3, gzip:6, bzip2:9, lzma:6 (levels vary), none or auto")
+        str | None, typer.Option(metavar="CODEC", help="zstd:3, gzip:6, bzip2:9, lzma:6 (levels vary), none or auto")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="AES-256-GCM, ChaCha20-Poly1305, AES-256-GCM-SIV or multi-layer")
+        str | None, typer.Option(metavar="NAME", help="AES-256-GCM, ChaCha20-Poly1305, AES-256-GCM-SIV or multi-layer")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="store nothing, say what would be")] = False,
-    name: Annotated[str | None, typer.Option(help="the snapshot's name")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="the snapshot's name")] = None,
     force: Annotated[bool, typer.Option("--force", help="read files even if they look unchanged")] = False,
 ) -> int:
     """Back up files, folders or a stream."""
+    from keyark.backup.run import backup as run_backup
+
     session = session_of(context)
     if stdin_name is not None and not stdin:
         raise UsageError("--stdin-name needs --stdin")
     config = session.config
     configured = compression or (config.compression if session.options.config else "zstd:3")
     request = BackupRequest(
-        paths=tuple(absolute(path) for path in (paths or config.sources if not stdin else paths or ())),
+        paths=() if stdin and not paths else tuple(map(absolute, paths or session.configured_sources)),
         tags=tuple(tag or ()),
         excludes=(*(exclude or ()), *config.excludes),
         exclude_files=tuple(exclude_file or ()),
@@ -73,7 +74,7 @@ def backup(
         name=name,
         force=force,
     )
-    with session.open() as repository:
+    with session.open(reading=False) as repository:
         report = run_backup(repository, request, session.context)
     render(session, report)
     return 0 if report.complete else 3

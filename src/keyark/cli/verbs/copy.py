@@ -9,8 +9,6 @@ import typer
 
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import human_size, plural
-from keyark.storage.location import open_storage
-from keyark.upkeep.copy import copy as run_copy
 
 app = new_app()
 
@@ -21,8 +19,11 @@ def copy(
     destination: Annotated[str, typer.Argument(metavar="LOCATION", help="where to; made when it is not there")],
 ) -> int:
     """Replicate the repository to another place, without opening anything."""
+    from keyark.storage.location import open_storage
+    from keyark.upkeep.copy import copy as run_copy
+
     session = session_of(context)
-    with session.open() as repository:
+    with session.open(reading=False) as repository:
         report = run_copy(repository, open_storage(destination, create=True), session.context)
     if session.output.as_json:
         session.output.json({"message_type": "summary", **dataclasses.asdict(report)})

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import human_size
-from keyark.recovery.browse import diff as run_diff
+from keyark.text import show
 
 app = new_app()
 
@@ -22,6 +21,8 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="another, usually later one")],
 ) -> int:
     """Compare two snapshots: + added, - removed, M content, U metadata, T type."""
+    from keyark.recovery.browse import diff as run_diff
+
     session = session_of(context)
     with session.open() as repository:
         report = run_diff(repository, a, b, session.context)

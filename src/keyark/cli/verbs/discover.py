@@ -8,23 +8,28 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import plural
-from keyark.keykinds.discover import DiscoverRequest
-from keyark.keykinds.discover import discover as run_discover
+from keyark.text import show
 
 app = new_app()
 
 
-@app.command(epilog=examples("keyark discover /etc /home"))
+@app.command(
+    epilog=examples("""
+keyark discover
+keyark discover /etc /home --json""")
+)
 def discover(
     context: typer.Context,
     roots: Annotated[
-        list[str] | None, typer.Argument(metavar="[FOLDER...]", help="where to look; the usual places by default")
+        list[str] | None, typer.Argument(metavar="FOLDER", help="where to look; the usual places by default")
     ] = None,
 ) -> int:
     """Find key material on this host, by path and by content."""
+    from keyark.keykinds.discover import DiscoverRequest
+    from keyark.keykinds.discover import discover as run_discover
+
     session = session_of(context)
     wanted = tuple(os.fsencode(os.path.abspath(root)) for root in roots or ())
     report = run_discover(DiscoverRequest(wanted), session.context)
@@ -43,6 +48,7 @@ def discover(
                 ],
                 "files_seen": report.files_seen,
                 "unreadable": report.unreadable,
+                "left_out": [views.path_text(path) for path in report.left_out],
             }
         )
         return 0
@@ -51,7 +57,19 @@ def discover(
             ("Kind", "Path", ""),
             [(item.kind.title, show(item.path), "others can read it" if item.exposed else "") for item in report.found],
         )
+    exposed = sum(item.exposed for item in report.found)
+    if out.verbose:
+        for path in report.left_out:
+            out.say(f"not searched: {show(path)}")
+    elif report.left_out:
+        out.say(
+            f"{plural(len(report.left_out), 'folder')} of caches, software and test keys not searched; -v names them"
+        )
+    if exposed:
+        out.warn(f"{plural(exposed, 'key file')} can be read by others than the owner")
     out.print(f"{plural(len(report.found), 'key file')} found among {plural(report.files_seen, 'file')}")
     if report.unreadable:
-        out.warn(f"{plural(report.unreadable, 'folder or file')} could not be read; run as root to see all")
+        advice = "" if os.geteuid() == 0 else "; root would see all"
+        noun = "file or folder" if report.unreadable == 1 else "files or folders"
+        out.warn(f"{report.unreadable:,} {noun} could not be read{advice}")
     return 0

@@ -12,7 +12,6 @@ import typer
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import paint
 from keyark.errors import KeyarkError
-from keyark.upkeep import doctor as upkeep
 from keyark.upkeep.model import Check, DoctorReport
 
 app = new_app()
@@ -31,6 +30,8 @@ def doctor(
     ] = None,
 ) -> int:
     """Diagnose this installation, and write test.enc, with which openssl alone checks the key file."""
+    from keyark.upkeep import doctor as upkeep
+
     session = session_of(context)
     checks = list(upkeep.check_host())
     key_file = session.options.key_file

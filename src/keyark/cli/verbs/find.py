@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.errors import NotFoundError
-from keyark.recovery.browse import find_entries
 from keyark.recovery.model import SnapshotFilter
+from keyark.text import show
 
 app = new_app()
 
@@ -20,11 +19,17 @@ app = new_app()
 def find(
     context: typer.Context,
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="a shell pattern of names; with a slash, of paths")],
-    tag: Annotated[list[str] | None, typer.Option(help="only in snapshots with one of these tags")] = None,
-    host: Annotated[list[str] | None, typer.Option(help="only in snapshots of one of these hosts")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="only in snapshots with one of these tags")
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="only in snapshots of one of these hosts")
+    ] = None,
     last: Annotated[int | None, typer.Option(min=1, metavar="N", help="only in the newest N")] = None,
 ) -> int:
     """Find files in all snapshots."""
+    from keyark.recovery.browse import find_entries
+
     session = session_of(context)
     out = session.output
     current = None

@@ -12,7 +12,6 @@ from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import local_time, plural
 from keyark.cli.verbs.prune import summary as prune_summary
 from keyark.errors import UsageError
-from keyark.upkeep.forget import forget as run_forget
 from keyark.upkeep.model import ForgetRequest
 
 app = new_app()
@@ -27,7 +26,7 @@ keyark -r /backups --key-file master.key forget 1a2b3c4d""")
 def forget(
     context: typer.Context,
     snapshots: Annotated[
-        list[str] | None, typer.Argument(metavar="[SNAPSHOT...]", help="forget these, in place of rules")
+        list[str] | None, typer.Argument(metavar="SNAPSHOT", help="forget these, in place of rules")
     ] = None,
     keep_last: Count = 0,
     keep_hourly: Count = 0,
@@ -38,8 +37,8 @@ def forget(
     keep_within: Annotated[
         str | None, typer.Option(metavar="1y2m3w4d5h", help="all within this time of the newest")
     ] = None,
-    retention_days: Annotated[int | None, typer.Option(help="none older than this")] = None,
-    max_backups: Annotated[int | None, typer.Option(help="no more than this")] = None,
+    retention_days: Annotated[int | None, typer.Option(metavar="N", help="none older than this")] = None,
+    max_backups: Annotated[int | None, typer.Option(metavar="N", help="no more than this")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="decide, change nothing")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="reclaim space afterwards")] = False,
     accept_rate: Annotated[
@@ -50,6 +49,8 @@ def forget(
     ] = False,
 ) -> int:
     """Forget snapshots by rules, or those named. The newest of each writer is kept by every rule."""
+    from keyark.upkeep.forget import forget as run_forget
+
     session = session_of(context)
     if snapshots and any(
         (

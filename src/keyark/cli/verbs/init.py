@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +15,18 @@ from keyark.cli.slotoptions import (
     Iterations,
     KeyDerivation,
     NewKeyFile,
+    NewPassword,
     NewPasswordFile,
     NewRecipient,
     new_slots,
+    recovery_slots,
     remove_key_files,
 )
-from keyark.crypto.age import parse_recipient
-from keyark.crypto.kdf import kdf_by_name
-from keyark.crypto.slots import AgeSlot, PassphraseSlot
-from keyark.manager import read_passphrase
-from keyark.repository.create import InitRequest, NewSlot, init_repository
-from keyark.upkeep.doctor import probe_storage
+
+if TYPE_CHECKING:
+    from keyark.cli.session import Session
+    from keyark.repository.create import InitReport
+    from keyark.upkeep.doctor import Probe
 
 app = new_app()
 
@@ -31,6 +34,7 @@ app = new_app()
 @app.command(
     epilog=examples("""
 keyark -r /backups init --new-key-file backup_master.key --recovery-recipient age1pq1...
+keyark -r /backups init --new-key-file backup_master.key --recovery-passphrase
 keyark -r /backups init --new-password-file pass.txt --recovery-passphrase-file paper.txt
 keyark -r /backups init --new-key-file backup_master.key --i-accept-a-single-key""")
 )
@@ -38,19 +42,26 @@ def init(
     context: typer.Context,
     new_key_file: NewKeyFile = None,
     new_password_file: NewPasswordFile = None,
+    new_password: NewPassword = False,
     new_recipient: NewRecipient = None,
     recovery_recipient: Annotated[
-        list[str] | None, typer.Option(metavar="AGE1...", help="a second way in: an age recipient")
+        list[str] | None,
+        typer.Option(metavar="AGE1...", help="a second way in: an age recipient, or a file with some"),
     ] = None,
+    recovery_passphrase: Annotated[
+        bool, typer.Option("--recovery-passphrase", help="a second way in: a passphrase, asked for on the terminal")
+    ] = False,
     recovery_passphrase_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="a second way in: a passphrase, in a file")
     ] = None,
     i_accept_a_single_key: Annotated[
         bool, typer.Option("--i-accept-a-single-key", help="go on with one way in; if it is lost, so is everything")
     ] = False,
-    profile: Annotated[str, typer.Option(help="default, or fips: approved algorithms only")] = "default",
+    profile: Annotated[
+        str, typer.Option(metavar="NAME", help="default, or fips: approved algorithms only")
+    ] = "default",
     suite: Annotated[
-        str | None, typer.Option(help="AES-256-GCM, ChaCha20-Poly1305, AES-256-GCM-SIV or multi-layer")
+        str | None, typer.Option(metavar="NAME", help="AES-256-GCM, ChaCha20-Poly1305, AES-256-GCM-SIV or multi-layer")
     ] = None,
     post_quantum_signatures: Annotated[
         bool, typer.Option("--post-quantum-signatures", help="this machine also signs with ML-DSA-65")
@@ -59,23 +70,26 @@ def init(
     iterations: Iterations = None,
 ) -> int:
     """Create a repository and this machine's writer credential."""
+    from keyark.repository.create import InitRequest, init_repository
+    from keyark.upkeep.doctor import probe_storage
+
     session = session_of(context)
-    config = session.config
-    derivation = key_derivation or config.encryption.key_derivation
-    count = iterations if iterations is not None else config.encryption.iterations
-    slots, made = new_slots(session, new_key_file, new_password_file, new_recipient, derivation, count)
+    encryption = session.config.encryption
+    derivation = key_derivation or encryption.key_derivation
+    count = iterations if iterations is not None else encryption.iterations
+    slots, made = new_slots(
+        session, new_key_file, new_password_file, new_recipient, derivation, count, ask=new_password
+    )
     try:
-        slots += [NewSlot(AgeSlot(parse_recipient(text)), "recovery recipient") for text in recovery_recipient or ()]
-        if recovery_passphrase_file is not None:
-            session.check_exposure(recovery_passphrase_file)
-            kdf = kdf_by_name(derivation, count)
-            slots.append(NewSlot(PassphraseSlot(read_passphrase(recovery_passphrase_file), kdf), "recovery passphrase"))
+        slots += recovery_slots(
+            session, recovery_recipient, recovery_passphrase_file, derivation, count, ask=recovery_passphrase
+        )
         storage = session.storage(create=True)
         request = InitRequest(
             tuple(slots),
             i_accept_a_single_key,
             profile,
-            suite or config.encryption.algorithm,
+            suite or encryption.algorithm,
             socket.gethostname(),
             post_quantum_signatures,
         )
@@ -85,27 +99,25 @@ def init(
         raise
     probe = probe_storage(storage)
     if session.output.as_json:
-        session.output.json(
-            {
-                "message_type": "initialized",
-                "id": report.repository_id,
-                "repository": report.location,
-                "slots": [
-                    {
-                        "id": slot.id,
-                        "kind": slot.kind,
-                        "label": slot.label,
-                        "strength": slot.strength,
-                        "warning": slot.warning,
-                    }
-                    for slot in report.slots
-                ],
-                "writer": report.writer_id,
-                "readme_sha256": report.readme_sha256,
-                "storage_enforces_append_only": probe.append_only,
-            }
-        )
-        return 0
+        session.output.json(_as_json(report, probe))
+    else:
+        _show(session, report, probe, made)
+    return 0
+
+
+def _as_json(report: InitReport, probe: Probe) -> dict[str, object]:
+    return {
+        "message_type": "initialized",
+        "id": report.repository_id,
+        "repository": report.location,
+        "slots": [dataclasses.asdict(slot) for slot in report.slots],
+        "writer": report.writer_id,
+        "readme_sha256": report.readme_sha256,
+        "storage_enforces_append_only": probe.append_only,
+    }
+
+
+def _show(session: Session, report: InitReport, probe: Probe, made: Sequence[str]) -> None:
     out = session.output
     for slot in report.slots:
         if slot.warning is not None:
@@ -118,12 +130,9 @@ def init(
     out.print(f"  storage        {probe.detail}")
     out.say("")
     out.say("Write the id down, on paper: with it and one of the keys above, everything can be restored elsewhere:")
-    how = (
-        "--identity FILE --repository-id ID"
-        if report.slots[0].kind.startswith("age")
-        else "--key-file FILE"
-        if report.slots[0].kind == "key-file"
-        else "--password-file FILE"
+    kind = report.slots[0].kind
+    how = {"key-file": "--key-file FILE", "passphrase": "--password-file FILE"}.get(
+        kind, "--identity FILE --repository-id ID"
     )
     out.say(f"  keyark -r {report.location} {how} restore latest --target DIR")
     out.say("This machine can add backups from now on without any of these keys. Copy key files off this machine:")
@@ -132,4 +141,3 @@ def init(
         out.warn("there is only one way in; `keyark key add` makes another")
     for path in made:
         out.say(f"The key file {os.path.abspath(path)} is the only copy of that key.")
-    return 0

@@ -14,26 +14,31 @@ from keyark.cli.slotoptions import (
     Iterations,
     KeyDerivation,
     NewKeyFile,
+    NewPassword,
     NewPasswordFile,
     NewRecipient,
     new_slots,
     remove_key_files,
 )
 from keyark.errors import UsageError
-from keyark.repository.create import NewSlot
-from keyark.upkeep import slots as upkeep
 
 app = new_app()
 
 
-@app.callback(epilog=examples("keyark -r /backups --key-file master.key key add --new-recipient age1pq1..."))
+@app.callback(
+    epilog=examples("""
+keyark -r /backups --key-file master.key key list
+keyark -r /backups --key-file master.key key add --new-recipient age1pq1...""")
+)
 def key() -> None:
     """Who may read."""
 
 
-@app.command("list")
+@app.command("list", epilog=examples("keyark -r /backups --key-file master.key key list"))
 def list_keys(context: typer.Context) -> int:
     """List the keys, weakest first."""
+    from keyark.upkeep import slots as upkeep
+
     session = session_of(context)
     with session.open() as repository:
         found = upkeep.list_slots(repository)
@@ -62,25 +67,36 @@ def list_keys(context: typer.Context) -> int:
     return 0
 
 
-@app.command("add")
+@app.command(
+    "add",
+    epilog=examples("""
+keyark -r /backups --key-file master.key key add --new-recipient age1pq1... --label safe
+keyark -r /backups --key-file master.key key add --new-password --admin"""),
+)
 def add_key(
     context: typer.Context,
     new_key_file: NewKeyFile = None,
     new_password_file: NewPasswordFile = None,
+    new_password: NewPassword = False,
     new_recipient: NewRecipient = None,
-    label: Annotated[str | None, typer.Option(help="a name for people")] = None,
+    label: Annotated[str | None, typer.Option(metavar="NAME", help="a name for people")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="it may also change keys and writers")] = False,
     key_derivation: KeyDerivation = None,
     iterations: Iterations = None,
 ) -> int:
     """Add a key: everything that yours opens, it opens too."""
+    from keyark.repository.create import NewSlot
+    from keyark.upkeep import slots as upkeep
+
     session = session_of(context)
     encryption = session.config.encryption
     derivation = key_derivation or encryption.key_derivation
     count = iterations if iterations is not None else encryption.iterations
-    slots, made = new_slots(session, new_key_file, new_password_file, new_recipient, derivation, count)
+    slots, made = new_slots(
+        session, new_key_file, new_password_file, new_recipient, derivation, count, ask=new_password
+    )
     if not slots:
-        raise UsageError("name the new key: --new-key-file, --new-password-file or --new-recipient")
+        raise UsageError("name the new key: --new-key-file, --new-password, --new-password-file or --new-recipient")
     added = []
     try:
         with session.open() as repository:
@@ -101,11 +117,13 @@ def add_key(
     return 0
 
 
-@app.command("remove")
+@app.command("remove", epilog=examples("keyark -r /backups --key-file master.key key remove 1a2b3c4d"))
 def remove_key(
     context: typer.Context, slot: Annotated[str, typer.Argument(metavar="KEY", help="an id, a prefix, or a label")]
 ) -> int:
     """Remove a key, and change the keys of what comes."""
+    from keyark.upkeep import slots as upkeep
+
     session = session_of(context)
     with session.open() as repository:
         message = upkeep.remove_slot(repository, slot, session.context)
@@ -117,9 +135,11 @@ def remove_key(
     return 0
 
 
-@app.command("rotate")
+@app.command("rotate", epilog=examples("keyark -r /backups --key-file master.key key rotate"))
 def rotate_keys(context: typer.Context) -> int:
     """Change listing, id and index keys for what comes. Nothing stored is rewritten; the next backups store once more."""
+    from keyark.upkeep import slots as upkeep
+
     session = session_of(context)
     with session.open() as repository:
         report = upkeep.rotate(repository, session.context)

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import local_time
 from keyark.cli.session import Session
-from keyark.recovery.browse import list_entries
 from keyark.recovery.model import Entry
+from keyark.text import show
 
 app = new_app()
 _TYPE_BITS = {
@@ -31,11 +30,13 @@ _TYPE_BITS = {
 def ls(
     context: typer.Context,
     snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="an id, a prefix, a name, or latest")],
-    path: Annotated[str | None, typer.Argument(metavar="[PATH]", help="only what is there")] = None,
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="only what is there")] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="mode, owner, size, time")] = False,
     recursive: Annotated[bool, typer.Option("--recursive", help="below PATH too")] = False,
 ) -> int:
     """List what is in a snapshot."""
+    from keyark.recovery.browse import list_entries
+
     session = session_of(context)
     wanted = None if path is None else os.fsencode(path)
     with session.open() as repository:

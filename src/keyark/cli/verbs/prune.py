@@ -10,7 +10,6 @@ import typer
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import Output, human_size, plural
 from keyark.upkeep.model import PruneReport, PruneRequest
-from keyark.upkeep.prune import prune as run_prune
 
 app = new_app()
 
@@ -24,6 +23,8 @@ def prune(
     ] = 24.0,
 ) -> int:
     """Delete what no snapshot needs."""
+    from keyark.upkeep.prune import prune as run_prune
+
     session = session_of(context)
     with session.open() as repository:
         report = run_prune(repository, PruneRequest(dry_run, int(grace_hours * 3600)), session.context)

@@ -10,13 +10,12 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import Output, duration, human_size, plural
 from keyark.cli.verbs.ls import print_entry
 from keyark.errors import UsageError
 from keyark.recovery.model import OverwritePolicy, RestoreReport, RestoreRequest
-from keyark.recovery.restore import restore as run_restore
+from keyark.text import show
 
 app = new_app()
 _POLICIES: dict[str, OverwritePolicy] = {"always": "always", "if-changed": "if-changed", "never": "never"}
@@ -50,12 +49,14 @@ def restore(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="list what would be restored")] = False,
     overwrite: Annotated[
-        str | None, typer.Option(help="always, if-changed or never; without it DIR must be empty")
+        str | None, typer.Option(metavar="POLICY", help="always, if-changed or never; without it DIR must be empty")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="read everything back and compare")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", hidden=True)] = False,
 ) -> int:
     """Restore a snapshot, or parts of it."""
+    from keyark.recovery.restore import restore as run_restore
+
     session = session_of(context)
     if in_place:
         raise UsageError("--in-place is not part of this version yet; restore into a folder with --target")
@@ -65,7 +66,7 @@ def restore(
             if at is None
             else "give either SNAPSHOT or --at, not both"
         )
-    if target is None and not dry_run:
+    if not target and not dry_run:
         raise UsageError("say where to restore to: --target DIR")
     request = RestoreRequest(
         snapshot,

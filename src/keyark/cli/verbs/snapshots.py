@@ -12,7 +12,6 @@ from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import human_size, local_time, plural, relative_time
 from keyark.cli.session import Session
 from keyark.recovery.model import SnapshotFilter, SnapshotInfo
-from keyark.recovery.snapshots import list_snapshots
 
 app = new_app()
 _INCOMPLETE = 5  # snapshots of which it is said
@@ -21,12 +20,14 @@ _INCOMPLETE = 5  # snapshots of which it is said
 @app.command(epilog=examples("keyark -r /backups --key-file master.key snapshots --tag nightly --last 5"))
 def snapshots(
     context: typer.Context,
-    tag: Annotated[list[str] | None, typer.Option(help="only with one of these tags")] = None,
-    host: Annotated[list[str] | None, typer.Option(help="only of one of these hosts")] = None,
-    path: Annotated[list[str] | None, typer.Option(help="only of all of these paths")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="only with one of these tags")] = None,
+    host: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="only of one of these hosts")] = None,
+    path: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="only of all of these paths")] = None,
     last: Annotated[int | None, typer.Option(min=1, metavar="N", help="only the newest N")] = None,
 ) -> int:
     """List snapshots, oldest first."""
+    from keyark.recovery.snapshots import list_snapshots
+
     session = session_of(context)
     chosen = SnapshotFilter(
         tuple(tag or ()),

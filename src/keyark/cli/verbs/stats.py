@@ -9,7 +9,6 @@ import typer
 
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import human_size
-from keyark.recovery.browse import stats as run_stats
 
 app = new_app()
 
@@ -17,9 +16,11 @@ app = new_app()
 @app.command(epilog=examples("keyark -r /backups --key-file master.key stats"))
 def stats(
     context: typer.Context,
-    snapshot: Annotated[str | None, typer.Argument(metavar="[SNAPSHOT]", help="only this one's restore size")] = None,
+    snapshot: Annotated[str | None, typer.Argument(metavar="SNAPSHOT", help="only this one's restore size")] = None,
 ) -> int:
     """Show sizes."""
+    from keyark.recovery.browse import stats as run_stats
+
     session = session_of(context)
     with session.open() as repository:
         report = run_stats(repository, snapshot, session.context)

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from keyark import views
-from keyark.backup.metadata import show
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import Output, duration, human_size, paint, plural
+from keyark.text import show
 from keyark.upkeep.model import Finding, VerifyReport, VerifyRequest
-from keyark.upkeep.verify import verify as run_verify
 
 app = new_app()
 _SHOWN = 10  # snapshots or files named with a finding on the terminal
@@ -31,6 +30,8 @@ def verify(
     ] = False,
 ) -> int:
     """Look for damage: structure by default, everything with --read-data."""
+    from keyark.upkeep.verify import verify as run_verify
+
     session = session_of(context)
     with session.open() as repository:
         report = run_verify(repository, VerifyRequest(read_data, read_data_subset, repair_index), session.context)

@@ -10,7 +10,6 @@ import typer
 from keyark import views
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import relative_time
-from keyark.upkeep import writers as upkeep
 
 app = new_app()
 
@@ -20,9 +19,11 @@ def writer() -> None:
     """Who may write, and (operators) who may forget and prune."""
 
 
-@app.command("list")
+@app.command("list", epilog=examples("keyark -r /backups --key-file master.key writer list"))
 def list_writers(context: typer.Context) -> int:
     """List writers and operators."""
+    from keyark.upkeep import writers as upkeep
+
     session = session_of(context)
     with session.open() as repository:
         found = upkeep.list_writers(repository)
@@ -47,7 +48,12 @@ def list_writers(context: typer.Context) -> int:
     return 0
 
 
-@app.command("add")
+@app.command(
+    "add",
+    epilog=examples("""
+keyark -r /backups --key-file master.key writer add web1 -o web1.credential
+keyark -r /backups --key-file master.key writer add ops -o ops.credential --operator"""),
+)
 def add_writer(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME")],
@@ -56,11 +62,14 @@ def add_writer(
         bool, typer.Option("--operator", help="may forget, prune, verify, copy; reads no content, adds nothing")
     ] = False,
     compartment: Annotated[
-        str | None, typer.Option(help="share this one and deduplicate in it; the default is one of its own")
+        str | None,
+        typer.Option(metavar="NAME", help="share this one and deduplicate in it; the default is one of its own"),
     ] = None,
     post_quantum: Annotated[bool, typer.Option("--post-quantum-signatures", help="also sign with ML-DSA-65")] = False,
 ) -> int:
     """Make a credential for a writer or an operator."""
+    from keyark.upkeep import writers as upkeep
+
     session = session_of(context)
     with session.open() as repository:
         made = upkeep.add_writer(
@@ -83,11 +92,13 @@ def add_writer(
     return 0
 
 
-@app.command("revoke")
+@app.command("revoke", epilog=examples("keyark -r /backups --key-file master.key writer revoke web1"))
 def revoke_writer(
     context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="a name, an id, or a prefix")]
 ) -> int:
     """Revoke a writer or operator, and change the keys that it knew for what comes."""
+    from keyark.upkeep import writers as upkeep
+
     session = session_of(context)
     with session.open() as repository:
         info = upkeep.revoke_writer(repository, name, session.context)
