@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from keyark.errors import IntegrityError, ObjectNotFound
-from keyark.repository import names
+from keyark.repository import names, readme
 from keyark.repository.names import ObjectName, parse_name
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot
@@ -26,17 +26,8 @@ def check_keyring(repository: Repository, findings: Findings) -> None:
     """Rejected generations, and the two plain files whose hashes the keyring records."""
     for name, what in repository.generations.rejected:
         findings.bad(name, what)
-    keyring = repository.keyring
-    for name, expected in ((names.README, keyring.readme_sha256), (names.READER, keyring.reader_sha256)):
-        if expected is None:
-            continue
-        try:
-            data = repository.storage.get(name)
-        except ObjectNotFound:
-            findings.bad(name, f"{name} is missing")
-            continue
-        if hashlib.sha256(data).digest() != expected:
-            findings.bad(name, f"{name} is not the one that the keyring records; do not trust what it says")
+    for name, what, fatal in readme.judge(repository.storage, repository.generations.chain):
+        (findings.bad if fatal else findings.note)(name, what)
 
 
 def check_wraps(repository: Repository, snapshots: Iterable[Snapshot], findings: Findings) -> None:

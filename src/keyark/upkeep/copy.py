@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from keyark.errors import ConflictError, DamagedError, ObjectExists, ObjectNotFound
 from keyark.operation import Context, Progress
+from keyark.repository import names, readme
 from keyark.repository.names import parse_name
 from keyark.repository.repository import Repository
 from keyark.storage.protocol import ObjectInfo, Storage
 
 # What is referred to comes before what refers to it, so that an interrupted copy is sound; keyrings make it a repository.
-_ORDER = ("wraps", "packs", "packlists", "index", "marks", "README.txt", "recover.py", "keys", "snapshots")
+_ORDER = ("wraps", "packs", "packlists", "index", "marks", "keys", "snapshots")
+_PLAIN = (names.README, names.READER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class CopyReport:
 def copy(repository: Repository, destination: Storage, context: Context) -> CopyReport:
     """Copy every object that the destination lacks. Names that carry a hash are checked on the way.
 
-    ConflictError when another repository is there; DamagedError names an object that is not what its name says.
+    README.txt and recover.py come last, over older ones, and only as the keyring records them. ConflictError when another
+    repository is there; DamagedError names an object that is not what its name or the keyring says.
     """
     context.recorder.before("copy", {})
     source = repository.storage
@@ -37,8 +40,9 @@ def copy(repository: Repository, destination: Storage, context: Context) -> Copy
         raise ConflictError(
             f"{destination.location} holds another repository, or a newer keyring of this one; nothing was copied"
         )
-    todo = sorted((info for info in source.list() if info.name not in present), key=_rank)
-    skipped = sum(info.name in present for info in source.list())
+    everything = [info for info in source.list() if info.name not in _PLAIN]
+    todo = sorted((info for info in everything if info.name not in present), key=_rank)
+    skipped = len(everything) - len(todo)
     total = sum(info.size for info in todo)
     copied = done = 0
     for info in todo:
@@ -55,8 +59,30 @@ def copy(repository: Repository, destination: Storage, context: Context) -> Copy
             continue
         copied, done = copied + len(data), done + 1
         context.progress(Progress("copy", done, len(todo), copied, total, info.name))
+    for name in _PLAIN:
+        length = _copy_plain(repository, destination, name)
+        copied, done, skipped = copied + length, done + (length > 0), skipped + (length == 0)
     context.recorder.after("copy", {"objects": done}, None)
     return CopyReport(done, copied, skipped)
+
+
+def _copy_plain(repository: Repository, destination: Storage, name: str) -> int:
+    """Copy README.txt or recover.py, unless it is there already; the number of bytes copied."""
+    judged = readme.judge(repository.storage, repository.generations.chain)
+    wrong = {item: what for item, what, fatal in judged if fatal}
+    if name in wrong:
+        raise DamagedError(f"{wrong[name]}; it was not copied, everything else was")
+    try:
+        data = repository.storage.get(name)
+    except ObjectNotFound:
+        return 0  # an old repository that has none
+    try:
+        if destination.get(name) == data:
+            return 0
+    except ObjectNotFound:
+        pass
+    destination.put(name, data, create_only=False)
+    return len(data)
 
 
 def _rank(info: ObjectInfo) -> tuple[int, str]:
