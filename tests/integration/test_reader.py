@@ -153,6 +153,53 @@ def test_a_flipped_bit_in_any_object_is_found_and_nothing_damaged_looks_whole(wh
     assert noticed == {"keys", "packlists", "packs", "snapshots", "wraps"}
 
 
+@pytest.mark.parametrize("folder", ["snapshots", "keys"])
+def test_a_signature_that_does_not_verify_is_refused_although_the_name_fits(folder: str, tmp_path: Path) -> None:
+    golden = Golden("aes-256-gcm-siv_bzip2_key-file", tmp_path)
+    path = max(path for path in _objects(golden) if folder in path.parts)
+    forged = path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])
+    path.rename(path.with_name(f"{path.name[:9]}{hashlib.sha256(forged).hexdigest()}")).write_bytes(forged)
+    done = golden.recover("restore", "golden 2", "--target", str(tmp_path / "out"))
+    assert done.returncode == 13
+    assert "signature is wrong" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lie", ["in the chunk", "in chunk and id"])
+def test_well_sealed_lies_of_a_writer_do_not_become_files(
+    lie: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = Golden("aes-256-gcm-siv_bzip2_key-file", tmp_path)
+    reader = _module(READER, "recover_under_test")
+    block, chunk_id = reader.Pack.block, reader.Pack.chunk_id
+
+    def other(chunk: bytes) -> bytes:
+        return bytes(byte ^ 1 for byte in chunk)
+
+    def lying(pack: Any, number: int) -> list[bytes]:
+        return [other(chunk) if pack.kind == "data" else chunk for chunk in block(pack, number)]
+
+    monkeypatch.setattr(reader.Pack, "block", lying)
+    if lie == "in chunk and id":
+        monkeypatch.setattr(
+            reader.Pack, "chunk_id", lambda p, data: chunk_id(p, other(data) if p.kind == "data" else data)
+        )
+    arguments = [
+        "--repository",
+        str(golden.folder),
+        *golden.key,
+        "restore",
+        "golden 2",
+        "--target",
+        str(tmp_path / "out"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["recover.py", *arguments])
+    assert reader.main() == 13
+    error = capsys.readouterr().err
+    assert ("its SHA-256 is not the recorded one" if lie == "in chunk and id" else "is not what its id says") in error
+    assert all(not entry.get("size") for entry in golden.restored(tmp_path / "out"))
+
+
 def test_without_its_data_packs_a_snapshot_still_gives_what_needs_no_data(tmp_path: Path) -> None:
     golden = Golden("chacha20-poly1305_gzip_scrypt", tmp_path)
     packs = [path for path in _objects(golden) if "packs" in path.parts]
