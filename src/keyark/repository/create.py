@@ -6,7 +6,6 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from keyark import __version__
 from keyark.crypto import hpke
 from keyark.crypto.hpke import Kem, PrivateKey
 from keyark.crypto.signing import SigningKey
@@ -14,14 +13,13 @@ from keyark.crypto.slots import SlotMethod
 from keyark.crypto.suites import FIPS_SUITES, Suite, suite_by_name
 from keyark.errors import UsageError
 from keyark.operation import Context
-from keyark.repository import names
+from keyark.repository import names, readme
 from keyark.repository.credentials import WRITER, Credential, save_credential
 from keyark.repository.generations import publish
 from keyark.repository.keyring import ID_BLAKE3, ID_HMAC, Compartment, Keyring, Slot, Writer, repository_id
 from keyark.repository.labels import seal_label
 from keyark.repository.names import parse_name
 from keyark.repository.places import Places
-from keyark.repository.readme import readme_text
 from keyark.repository.slotwraps import encode_slot_wrap
 from keyark.repository.wraps import compartment_place, listing_place, root_place, write_wrap
 from keyark.secret import Secret
@@ -64,13 +62,14 @@ class MadeSlot:
 
 @dataclass(frozen=True, slots=True)
 class InitReport:
-    """What `init` made. ``readme_sha256`` belongs on the recovery sheet."""
+    """What `init` made. The id and ``reader_sha256`` belong on the recovery sheet."""
 
     repository_id: str
     location: str
     slots: tuple[MadeSlot, ...]
     writer_id: str
     readme_sha256: str
+    reader_sha256: str
     profile: str
     suite: str
 
@@ -148,7 +147,6 @@ def init_repository(storage: Storage, request: InitRequest, places: Places, cont
         now,
         post_quantum=request.post_quantum_signatures,
     )
-    readme = readme_text(repository, __version__)
     signer = (None, root)
     for slot in slots:
         recipient = (slot.id, slot.record.public)
@@ -157,7 +155,7 @@ def init_repository(storage: Storage, request: InitRequest, places: Places, cont
         write_wrap(storage, repository, listing_place(1), recipient, listing.data, signer)
         write_wrap(storage, repository, compartment_place(compartment, 1), recipient, keys, signer)
     write_wrap(storage, repository, compartment_place(compartment, 1), (writer.id, record.box), keys, signer)
-    storage.put(names.README, readme, create_only=False)
+    readme.store(storage, repository)
     state = places.state(repository)
     save_credential(writer, state.credential_path)
     keyring = publish(
@@ -175,7 +173,8 @@ def init_repository(storage: Storage, request: InitRequest, places: Places, cont
             compartments={compartment: Compartment(1, seal_label(DEFAULT_COMPARTMENT_LABEL, repository, listing_key))},
             slots={slot.id: slot.record for slot in slots},
             writers={writer.id: record},
-            readme_sha256=hashlib.sha256(readme).digest(),
+            readme_sha256=hashlib.sha256(readme.readme(repository)).digest(),
+            reader_sha256=hashlib.sha256(readme.reader()).digest(),
         ),
         root,
     )
@@ -197,7 +196,8 @@ def init_repository(storage: Storage, request: InitRequest, places: Places, cont
         storage.location,
         made,
         writer.id.hex(),
-        hashlib.sha256(readme).hexdigest(),
+        hashlib.sha256(readme.readme(repository)).hexdigest(),
+        hashlib.sha256(readme.reader()).hexdigest(),
         request.profile,
         request.suite or "AES-256-GCM",
     )

@@ -186,7 +186,7 @@ def _decode_row(row: Any, previous: bytes, what: str) -> Node:
         and type(mtime) is int
         and FIRST_TIME <= mtime <= LAST_TIME
         and wire.is_count(size)
-        and (sha256 is None or (type(sha256) is bytes and len(sha256) == 32))
+        and (type(sha256) is bytes and len(sha256) == 32 if kind == FILE else sha256 is None)
         and _check_content(kind, content, size)
         and _check_extra(extra)
     )

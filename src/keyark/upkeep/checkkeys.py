@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from keyark.errors import DamagedError, IntegrityError, ObjectNotFound
-from keyark.repository import names
+from keyark.repository import names, readme
 from keyark.repository.fetching import fetch
 from keyark.repository.names import ObjectName, parse_name
 from keyark.repository.repository import Repository
@@ -22,29 +22,13 @@ from keyark.repository.wraps import (
 )
 from keyark.upkeep.findings import Findings
 
-_MAX_PLAIN = 16 << 20  # bytes of README.txt or recover.py that are looked at; neither is anywhere near
-
 
 def check_keyring(repository: Repository, findings: Findings) -> None:
     """Rejected generations, and the two plain files whose hashes the keyring records."""
     for name, what in repository.generations.rejected:
         findings.bad(name, what)
-    keyring = repository.keyring
-    for name, expected in ((names.README, keyring.readme_sha256), (names.READER, keyring.reader_sha256)):
-        try:
-            data = repository.storage.get(name, 0, _MAX_PLAIN)
-        except ObjectNotFound:
-            if expected is not None:
-                findings.bad(name, f"{name} is missing")
-            continue
-        except DamagedError as e:
-            findings.bad(name, str(e))
-            continue
-        if expected is None:
-            findings.bad(name, f"{name}: the keyring records none; somebody else put it there, do not run it")
-            continue
-        if hashlib.sha256(data).digest() != expected:
-            findings.bad(name, f"{name} is not the one that the keyring records; do not trust what it says")
+    for name, what, fatal in readme.judge(repository.storage, repository.generations.chain):
+        (findings.bad if fatal else findings.note)(name, what)
 
 
 def check_wraps(repository: Repository, snapshots: Iterable[Snapshot], findings: Findings) -> None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from keyark.errors import ConflictError, DamagedError, ObjectExists, ObjectNotFound
 from keyark.operation import Context, Progress
+from keyark.repository import names, readme
 from keyark.repository.names import parse_name
 from keyark.repository.repository import Repository
 from keyark.storage.protocol import ObjectInfo, Storage
 
 # What is referred to comes before what refers to it, so that an interrupted copy is sound; keyrings make it a repository.
-_ORDER = ("wraps", "packs", "packlists", "index", "marks", "README.txt", "recover.py", "keys", "snapshots")
+_ORDER = ("wraps", "packs", "packlists", "index", "marks", "keys", "snapshots")
+_PLAIN = (names.README, names.READER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,9 @@ class CopyReport:
 def copy(repository: Repository, destination: Storage, context: Context) -> CopyReport:
     """Copy every object that the destination lacks. Names that carry a hash are checked on the way.
 
-    ConflictError when another repository is there. DamagedError, once everything else was copied, when an object is not what
-    its name says, here or there.
+    README.txt and recover.py come last, over older ones, and only as the keyring records them. ConflictError when another
+    repository is there. DamagedError, once everything else was copied, when an object is not what its name or the keyring
+    says, here or there.
     """
     context.recorder.before("copy", {})
     source = repository.storage
@@ -65,6 +68,14 @@ def copy(repository: Repository, destination: Storage, context: Context) -> Copy
             continue
         copied, done = copied + len(data), done + 1
         context.progress(Progress("copy", done, len(todo), copied, total, info.name))
+    for name in _PLAIN:
+        try:
+            length = _copy_plain(repository, destination, name)
+        except DamagedError as e:
+            damaged.append(str(e))
+            context.warn(str(e))
+            continue
+        copied, done, skipped = copied + length, done + (length > 0), skipped + (length == 0)
     context.recorder.after("copy", {"objects": done, "damaged": len(damaged)}, None)
     if damaged:
         raise DamagedError(
@@ -79,13 +90,33 @@ def _list(source: Storage) -> list[ObjectInfo]:
     A snapshot that is stored between the two listings is left for the next copy.
     """
     referring = [info for prefix in ("snapshots/", "keys/") for info in source.list(prefix)]
-    return referring + [info for info in source.list() if not info.name.startswith(("snapshots/", "keys/"))]
+    others = [info for info in source.list() if not info.name.startswith(("snapshots/", "keys/"))]
+    return referring + [info for info in others if info.name not in _PLAIN]
 
 
 def _has_hash(name: str) -> bool:
     """Whether the name says what the bytes are, so that two copies of it cannot differ."""
     parsed = parse_name(name)
     return parsed is not None and parsed.sha256 is not None
+
+
+def _copy_plain(repository: Repository, destination: Storage, name: str) -> int:
+    """Copy README.txt or recover.py, unless it is there already; the number of bytes copied."""
+    judged = readme.judge(repository.storage, repository.generations.chain)
+    wrong = {item: what for item, what, fatal in judged if fatal}
+    if name in wrong:
+        raise DamagedError(f"{wrong[name]}; it was not copied")
+    try:
+        data = repository.storage.get(name)
+    except ObjectNotFound:
+        return 0  # an old repository that has none
+    try:
+        if destination.get(name) == data:
+            return 0
+    except ObjectNotFound:
+        pass
+    destination.put(name, data, create_only=False)
+    return len(data)
 
 
 def _rank(info: ObjectInfo) -> tuple[int, str]:

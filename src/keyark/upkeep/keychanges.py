@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from keyark.crypto import hpke
 from keyark.crypto.hpke import PublicKey
 from keyark.crypto.signing import SigningKey
-from keyark.errors import IntegrityError, NoKeyError
+from keyark.errors import IntegrityError, NoKeyError, StorageError
+from keyark.repository import readme
 from keyark.repository.create import new_compartment_keys
 from keyark.repository.generations import publish
 from keyark.repository.keyring import Compartment, Keyring, Slot, Writer
@@ -45,8 +46,21 @@ class KeyChange:
         return cls(repository, root, keyring.next(repository.context.clock.now_ns()))
 
     def publish(self) -> Keyring:
-        """Sign and store the generation; it becomes the one this process works under."""
-        keyring = publish(self.repository.storage, self.draft, self.root)
+        """Sign and store the generation; it becomes the one this process works under.
+
+        It records this version's README and reader, so that old repositories get them; they are stored after it, so that a crash in
+        between leaves files that an earlier generation records. A storage that refuses to overwrite them is only warned about.
+        """
+        storage, warn = self.repository.storage, self.repository.context.warn
+        keyring = publish(storage, readme.renewed(self.draft), self.root)
+        if keyring.reader_sha256 is not None and keyring.reader_sha256 != self.draft.reader_sha256:
+            warn(
+                f"this version's recover.py goes into the repository; write its SHA-256 down: {keyring.reader_sha256.hex()}"
+            )
+        try:
+            readme.store(storage, self.repository.id)
+        except StorageError as e:
+            warn(f"README.txt and recover.py could not be renewed: {e}")
         self.repository.adopt_keyring(keyring)
         return keyring
 

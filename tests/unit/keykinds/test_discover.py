@@ -222,8 +222,7 @@ COMMANDS = {
     ],
     "keytool": [
         (
-            "-genkeypair -alias a -keyalg EC -dname CN=a -storepass secret -keypass secret "
-            f"-storetype {kind} -keystore {{}}",
+            f"-genkeypair -alias a -keyalg EC -dname CN=a -storepass secret -keypass secret -storetype {kind} -keystore {{}}",
             "keystore",
         )
         for kind in ("JKS", "JCEKS", "PKCS12")

@@ -113,6 +113,7 @@ def _as_json(report: InitReport, probe: Probe) -> dict[str, object]:
         "slots": [dataclasses.asdict(slot) for slot in report.slots],
         "writer": report.writer_id,
         "readme_sha256": report.readme_sha256,
+        "reader_sha256": report.reader_sha256,
         "storage_enforces_append_only": probe.append_only,
     }
 
@@ -125,6 +126,7 @@ def _show(session: Session, report: InitReport, probe: Probe, made: Sequence[str
     out.print(f"repository created at {report.location}")
     out.print(f"  id             {report.repository_id}")
     out.print(f"  README.txt     SHA-256 {report.readme_sha256}")
+    out.print(f"  recover.py     SHA-256 {report.reader_sha256}")
     for slot in report.slots:
         out.print(f"  key slot       {slot.id[:8]}  {slot.label} ({slot.strength})")
     out.print(f"  storage        {probe.detail}")
@@ -135,6 +137,9 @@ def _show(session: Session, report: InitReport, probe: Probe, made: Sequence[str
         kind, "--identity FILE --repository-id ID"
     )
     out.say(f"  keyark -r {report.location} {how} restore latest --target DIR")
+    out.say(
+        "Write the SHA-256 of recover.py down, too: it restores without Keyark, and only that shows if it was replaced."
+    )
     out.say("This machine can add backups from now on without any of these keys. Copy key files off this machine:")
     out.say("key and backups on one disk die together.")
     if len(report.slots) == 1:
