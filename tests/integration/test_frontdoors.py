@@ -269,7 +269,7 @@ def test_a_missing_python_or_venv_is_one_clear_line(tmp_path: Path) -> None:
     for name in ("bash", "env", "dirname", "readlink", "mkdir", "find", "flock", "rm", "cat", "touch"):
         (tools / name).symlink_to(shutil.which(name) or f"/usr/bin/{name}")
     done = shell("./backup_automation.sh backup", folder, code=1, PATH=str(tools))
-    assert done.stderr == "keyark: Python 3.11 or newer is missing; install it: apt-get install python3\n"
+    assert done.stderr == "keyark: Python 3.11 or newer is missing; install it: apt-get install python3 python3-venv\n"
     fake = tools / "python3"
     fake.write_text(f'#!/bin/bash\ncase "$*" in *venv*) exit 1 ;; *) exec {sys.executable} "$@" ;; esac\n')
     fake.chmod(0o755)

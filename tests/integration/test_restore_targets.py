@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from keyark.backup import walker
-from keyark.backup.contents import Contents
+from keyark.backup import smallfiles
+from keyark.backup.metadata import Facts
 from keyark.errors import StorageFull
 from support import Sandbox, below, fill, picture, run
 
@@ -126,15 +126,14 @@ def test_values_that_no_system_call_takes_are_problems_of_their_object(
 ) -> None:
     source = fill(tmp_path / "source", {"a": b"1", "hostile": b"2", "z": b"3"})
     (source / "link").symlink_to("x")
-    real = walker._encode_file
+    real = smallfiles.encode_file
 
-    def forged(name: bytes, facts: os.stat_result, contents: Contents, *rest: object, **more: object) -> bytes:
-        if name == b"hostile":  # what a stolen writer's credential could sign
-            names = ("st_mode", "st_nlink", "st_gid", "st_mtime_ns")
-            facts = SimpleNamespace(st_uid=1 << 40, **{key: getattr(facts, key) for key in names})  # type: ignore[assignment]
-        return real(name, facts, contents, *rest, **more)  # type: ignore[arg-type]
+    def forged(facts: Facts, *rest: Any, **more: Any) -> bytes:
+        if facts.name == b"hostile":  # what a stolen writer's credential could sign
+            facts = facts._replace(uid=1 << 40)
+        return real(facts, *rest, **more)
 
-    monkeypatch.setattr(walker, "_encode_file", forged)
+    monkeypatch.setattr(smallfiles, "encode_file", forged)
     monkeypatch.setattr(os, "readlink", lambda path, **options: b"nul\0inside")
     ready.backup(source)
     monkeypatch.undo()

@@ -99,7 +99,7 @@ def open_streams() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+        os.open(os.devnull, os.O_RDONLY)  # takes its number, so that no file of ours becomes standard input
 
 
 def guarded(options: Globals, action: Callable[[], int]) -> int:

@@ -29,7 +29,7 @@ def ask_passphrase(prompt: str) -> Secret:
 
 def ask_new_passphrase(what: str, instead: str) -> Secret:
     """Ask twice for a new passphrase; ``instead`` is the option that takes it from a file where there is no terminal."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(f"there is no terminal to ask for the {what} on; use {instead} FILE")
     first = ask_passphrase(f"new {what}: ")
     if first != ask_passphrase(f"the same {what} again: "):

@@ -87,7 +87,7 @@ class Session:
         when only this machine's writer credential does, which reads nothing.
         """
         credentials = self.credentials()
-        asks = not self._brought() and not self.options.json and sys.stdin.isatty()
+        asks = not self._brought() and not self.options.json and sys.stdin is not None and sys.stdin.isatty()
         try:
             repository = self._open(credentials)
         except NoKeyError:

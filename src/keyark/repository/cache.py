@@ -159,7 +159,7 @@ class Cache:
 
     # -- packs and chunks ------------------------------------------------------------------------------------------
 
-    def known_indexes(self, prefix: str) -> set[str]:
+    def known_indexes(self, prefix: str = "") -> set[str]:
         """Names of the index objects already loaded."""
         return {row[0] for row in self._execute("SELECT name FROM indexes") if row[0].startswith(prefix)}
 

@@ -28,6 +28,7 @@ from keyark.errors import (
 from keyark.storage.protocol import Capabilities, ColdState, ObjectInfo, Parts, RetainUntil, as_parts, check_name
 
 _MAX_DEPTH = 8  # folders in an object's name
+_WRITES = 3  # attempts at one object, when others remove it while it is being written
 _TEMPORARY = ".tmp-"  # names that begin with a dot are never objects
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP})
@@ -117,16 +118,21 @@ class LocalStorage:
         del storage_class, metadata  # a folder has neither
         path = self._path(name)
         folder = os.path.dirname(path)
-        temporary = os.path.join(folder, _TEMPORARY + secrets.token_hex(8))
         try:
             self._make_folder(folder)
-            try:
-                self._write(temporary, data)
-                self._publish(temporary, path, create_only=create_only)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            for left in reversed(range(_WRITES)):
+                temporary = os.path.join(folder, _TEMPORARY + secrets.token_hex(8))
+                try:
+                    self._write(temporary, data)
+                    self._publish(temporary, path, create_only=create_only)
+                    break
+                except FileNotFoundError:
+                    if not left:  # else a prune took it for a leftover: this process was suspended for very long
+                        raise
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        os.unlink(temporary)
+                    raise
             _sync_folder(folder)
         except FileExistsError as e:
             # What stands there may have been put by a process that was killed before it synced the folder. Callers take
