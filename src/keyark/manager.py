@@ -19,7 +19,14 @@ from keyark.backup.sources import absolute
 from keyark.config import BackupConfig, is_shipped_example, load_backup_config
 from keyark.crypto.age import parse_recipient
 from keyark.crypto.kdf import kdf_by_name
-from keyark.crypto.slots import AgeSlot, KeyFileSlot, PassphraseSlot, generate_key_line, read_key_file
+from keyark.crypto.slots import (
+    AgeSlot,
+    KeyFileSlot,
+    PassphraseSlot,
+    generate_key_line,
+    read_key_file,
+    read_passphrase,
+)
 from keyark.crypto.suites import suite_by_name
 from keyark.errors import RepositoryNotFound, UsageError
 from keyark.keykinds.discover import DiscoverReport, DiscoverRequest, discover
@@ -33,7 +40,6 @@ from keyark.repository.credentials import Credentials
 from keyark.repository.open import open_repository
 from keyark.repository.places import Places, write_private
 from keyark.repository.repository import Repository
-from keyark.secret import Secret
 from keyark.storage.location import open_storage
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetReport, ForgetRequest, PruneRequest, VerifyReport, VerifyRequest
@@ -259,15 +265,3 @@ def load_config(path: str) -> BackupConfig:
     except UsageError as e:
         raise UsageError(f"{os.path.basename(path)}: {e}") from e
     return config
-
-
-def read_passphrase(path: str) -> Secret:
-    """The first line of a passphrase file."""
-    try:
-        with open(path, "rb") as file:
-            line = file.readline(4096).rstrip(b"\r\n")
-    except OSError as e:
-        raise UsageError(f"cannot read the passphrase file {path}: {e.strerror}") from e
-    if not line:
-        raise UsageError(f"the passphrase file {path} is empty")
-    return Secret(line)

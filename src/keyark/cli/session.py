@@ -129,8 +129,7 @@ class Session:
     def credentials(self) -> Credentials:
         """What the user brought."""
         from keyark.cli import prompt
-        from keyark.crypto.slots import read_key_file
-        from keyark.manager import read_passphrase
+        from keyark.crypto.slots import read_key_file, read_passphrase
         from keyark.repository.credentials import Credentials, load_credential
 
         options = self.options

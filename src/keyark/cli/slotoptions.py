@@ -91,7 +91,7 @@ def recovery_slots(
 
 
 def _passphrase(session: Session, path: str) -> Secret:
-    from keyark.manager import read_passphrase
+    from keyark.crypto.slots import read_passphrase
 
     session.check_exposure(path)
     return read_passphrase(path)

@@ -281,6 +281,18 @@ def read_key_file(path: str) -> tuple[Secret, str | None]:
     return check_key_line(data, path), exposure(path, mode)
 
 
+def read_passphrase(path: str) -> Secret:
+    """The first line of a passphrase file."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(4096).rstrip(b"\r\n")
+    except OSError as e:
+        raise UsageError(f"cannot read the passphrase file {path}: {e.strerror}") from e
+    if not line:
+        raise UsageError(f"the passphrase file {path} is empty")
+    return Secret(line)
+
+
 def exposure(path: str, mode: int) -> str | None:
     """A warning when a secret file's mode lets others than its owner read or replace it."""
     if stat.S_ISREG(mode) and mode & 0o077:

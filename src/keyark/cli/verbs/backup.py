@@ -57,19 +57,20 @@ def backup(
     session = session_of(context)
     if stdin_name is not None and not stdin:
         raise UsageError("--stdin-name needs --stdin")
-    config = session.config
-    configured = compression or (config.compression if session.options.config else "zstd:3")
+    config = session.config if session.options.config else None  # the checker of configurations is slow to load
     request = BackupRequest(
-        paths=() if stdin and not paths else tuple(map(absolute, paths or session.configured_sources)),
+        paths=()
+        if stdin and not paths
+        else tuple(map(absolute, paths or (session.configured_sources if config else ()))),
         tags=tuple(tag or ()),
-        excludes=(*(exclude or ()), *config.excludes),
+        excludes=(*(exclude or ()), *(config.excludes if config else ())),
         exclude_files=tuple(exclude_file or ()),
         exclude_caches=not include_caches,
         one_file_system=one_file_system,
         stdin=_standard_input() if stdin else None,
         stdin_name=os.fsencode(stdin_name or "stdin") if stdin else None,
-        compression=configured,
-        suite=suite or (config.encryption.algorithm if session.options.config else None),
+        compression=compression or (config.compression if config else "zstd:3"),
+        suite=suite or (config.encryption.algorithm if config else None),
         dry_run=dry_run,
         name=name,
         force=force,
