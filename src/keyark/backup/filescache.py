@@ -23,11 +23,17 @@ Entry = tuple[bytes, bytes, Any]
 
 @dataclass(slots=True)
 class FolderRecord:
-    """One folder as it was: its files, its own tree segments, and which packs its files rest on (when that is known)."""
+    """One folder as it was: its files and its own tree segments.
+
+    ``packs`` and ``tree`` say which packs, by local number, hold how many bytes of the files and of the segments; None while
+    that is not known.
+    """
 
     files: dict[bytes, Entry] = field(default_factory=dict)
     segments: tuple[bytes, ...] = ()
+    lengths: tuple[int, ...] = ()  # of the segments, bytes
     packs: dict[int, int] | None = None
+    tree: dict[int, int] | None = None
 
 
 class FilesCache:
@@ -61,8 +67,10 @@ class FilesCache:
                 kind="files cache",
                 aad=key,
             )
-            files, segments, packs = msgpack.unpackb(plain, raw=False, strict_map_key=False)
-            return FolderRecord({row[0]: (row[1], row[2], row[3]) for row in files}, tuple(segments), packs)
+            files, segments, lengths, packs, in_tree = msgpack.unpackb(plain, raw=False, strict_map_key=False)
+            return FolderRecord(
+                {row[0]: (row[1], row[2], row[3]) for row in files}, tuple(segments), tuple(lengths), packs, in_tree
+            )
         except (DamagedError, ValueError, msgpack.UnpackException):
             return None
 
@@ -73,7 +81,7 @@ class FilesCache:
         sealed = seal(
             Suite.AES_256_GCM,
             self._seal_key,
-            msgpack.packb([rows, record.segments, record.packs], use_bin_type=True),
+            msgpack.packb([rows, record.segments, record.lengths, record.packs, record.tree], use_bin_type=True),
             repository=self._repository,
             compartment=self._compartment,
             kind="files cache",

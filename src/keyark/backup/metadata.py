@@ -61,12 +61,20 @@ class Facts(NamedTuple):
         )
 
 
-def fingerprint(facts: Facts) -> bytes:
+def fingerprint(found: os.stat_result) -> bytes:
     """What must be equal for a file to count as unchanged. ctime covers owners, modes, ACLs and extended attributes."""
-    _, mode, ino, dev, nlink, uid, gid, size, mtime_ns, ctime_ns = facts
-    # Other names of the file are found by device and number, and a device may have another number after a reboot.
-    device = dev if nlink > 1 else 0
-    return _FINGERPRINT.pack(ino, size, mtime_ns & _64_BITS, ctime_ns & _64_BITS, mode, uid, gid, nlink, device)
+    return _FINGERPRINT.pack(
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns & _64_BITS,
+        found.st_ctime_ns & _64_BITS,
+        found.st_mode,
+        found.st_uid,
+        found.st_gid,
+        found.st_nlink,
+        # Other names of the file are found by device and number, and a device may have another number after a reboot.
+        found.st_dev if found.st_nlink > 1 else 0,
+    )
 
 
 def recorded_time(time_ns: int) -> int:

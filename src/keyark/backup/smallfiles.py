@@ -128,7 +128,7 @@ class SmallFileReader:
         facts = Facts.of(name, before)
         entry = encode_file(facts, length, content, sha256, attributes, changed=changed)
         settled = not changed and not trouble and facts.ctime_ns < self._settled
-        mark = fingerprint(facts) if settled else b""
+        mark = fingerprint(before) if settled else b""
         return Row(CHANGED if changed else READ, length, content, entry, mark, facts.uid, facts.gid, trouble)
 
 

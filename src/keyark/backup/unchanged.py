@@ -44,9 +44,8 @@ class Records:
             record.packs = packs
             for pack, length in packs.items():
                 self._sink.count(pack, length)
-            if known.segments != record.segments:
-                self._cache.store(frame.path, record)
-            return
+            if known.segments == record.segments and self.keeps_tree(known):
+                return
         kept = [entry for name, entry in record.files.items() if frame.unchanged.get(name) is entry]
         if kept:
             wanted = [chunk for entry in kept for chunk, _ in _references(entry)]
@@ -59,6 +58,14 @@ class Records:
         self._files += len(record.files)
         while self._files > _HELD:
             self._store_first()
+
+    def keeps_tree(self, known: FolderRecord) -> bool:
+        """Whether the folder's tree segments, unchanged, lie in usable packs; if so, these packs are counted."""
+        if known.tree is None or not all(self._sink.is_usable(pack) for pack in known.tree):
+            return False
+        for pack, length in known.tree.items():
+            self._sink.count(pack, length)
+        return True
 
     def settle(self) -> None:
         """Store records whose packs are known by now."""
@@ -83,6 +90,13 @@ class Records:
         if found is None:
             return False
         record.packs = _lengths(entries, found)
+        segments = self._sink.packs_of(record.segments)
+        if segments is None:
+            return False
+        record.tree = {}
+        for segment, length in zip(record.segments, record.lengths, strict=True):
+            pack = segments[segment]
+            record.tree[pack] = record.tree.get(pack, 0) + length
         return True
 
 

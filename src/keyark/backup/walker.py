@@ -210,13 +210,13 @@ class Walker:
 
     def _finish(self, frame: Frame) -> list[bytes]:
         """Store a folder's tree; returns its segments."""
-        ids = []
-        for segment in tree.segments([entry for entry in frame.entries if entry is not None]):
-            chunk_id = self._tree_id(segment)
-            self._sink.add(TREE, chunk_id, segment, (0, 0))
-            ids.append(chunk_id)
-        frame.record.segments = tuple(ids)
+        segments = list(tree.segments([entry for entry in frame.entries if entry is not None]))
+        ids = [self._tree_id(segment) for segment in segments]
+        frame.record.segments, frame.record.lengths = tuple(ids), tuple(map(len, segments))
         known = frame.known
+        if known is None or known.segments != frame.record.segments or not self._records.keeps_tree(known):
+            for chunk_id, segment in zip(ids, segments, strict=True):
+                self._sink.add(TREE, chunk_id, segment, (0, 0))
         if known is None:
             self._tally.dirs_new += 1
         elif known.segments == frame.record.segments:
@@ -313,7 +313,7 @@ class Walker:
         record = frame.unchanged.get(name)
         if record is not None:
             found = entry.stat(follow_symlinks=False)
-            if record[0] == fingerprint(Facts.of(name, found)):
+            if record[0] == fingerprint(found):
                 self._owners(found.st_uid, found.st_gid)
                 self._tally.files_unmodified += 1
                 self._tally.bytes_read += found.st_size
@@ -400,16 +400,17 @@ class Walker:
                 raise FileNotFoundError
             contents = self._contents.file(descriptor, found, (found.st_uid, root))
             attributes = self._attributes(descriptor, frame.below(name))
-            facts, after = Facts.of(name, found), os.fstat(descriptor)
+            after = os.fstat(descriptor)
             changed = False
-            if Facts.of(name, after) != facts:  # written to meanwhile: once more
-                facts = Facts.of(name, after)
+            if fingerprint(after) != fingerprint(found):  # written to meanwhile: once more
+                found = after
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                contents = self._contents.file(descriptor, after, (facts.uid, root))
+                contents = self._contents.file(descriptor, found, (found.st_uid, root))
                 attributes = self._attributes(descriptor, frame.below(name))
-                changed = Facts.of(name, os.fstat(descriptor)) != facts
+                changed = fingerprint(os.fstat(descriptor)) != fingerprint(found)
         finally:
             os.close(descriptor)
+        facts = Facts.of(name, found)
         entry = encode_file(facts, contents.size, contents.content, contents.sha256, attributes, changed=changed)
         if len(entry) > MAX_CHUNK:
             raise OSError(errno.EFBIG, "too large for one file of this format (about 200 GB)")
@@ -421,7 +422,7 @@ class Walker:
             references = contents.content
             if isinstance(references, list):
                 references = [row for row in references if row[0] is not None]
-            frame.record.files[name] = (fingerprint(facts), entry, references)
+            frame.record.files[name] = (fingerprint(found), entry, references)
         self._was_read(frame, name, contents.size)
         self._tally.tick(frame.path)
 
