@@ -8,28 +8,25 @@ A reader process asks the storage nothing, opens nothing but the files it is tol
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
-import signal
 import socket
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import msgpack
 
+from keyark import children
 from keyark.backup.frames import Frame
 from keyark.backup.smallfiles import LARGE, Row, SmallFileReader
-from keyark.errors import KeyarkError
+from keyark.children import Child
 
 _ROWS_ROOM = 1 << 20  # bytes of a slot for the job and the rows
 _DATA_ROOM = 4 << 20  # bytes of a slot for the files' content
 _SLOTS = 2  # batches under way in one process
-_PROCESSES = 2
 _MAX_FILES = 512  # in one batch
 _MAX_FOLDERS = 64  # in one batch: each is a descriptor that travels with it
 _RESERVE = _MAX_FILES * 128  # bytes of the rows' room kept free for rows without an entry
@@ -93,8 +90,8 @@ class Readers(Protocol):
 
 
 def start_readers(reader: SmallFileReader) -> Readers:
-    """Reader processes where there are cores for them and no other thread runs (which a fork would leave behind)."""
-    if (os.cpu_count() or 1) > 1 and threading.active_count() == 1 and sys.platform == "linux":
+    """Reader processes where they can be had."""
+    if children.can_fork():
         return ReaderProcesses(reader)
     return OwnThread(reader)
 
@@ -149,55 +146,18 @@ class _Slot:
 class _Process:
     """One reader process, seen from the walk."""
 
-    def __init__(self, reader: SmallFileReader, others: Sequence[_Process]) -> None:
+    def __init__(self, reader: SmallFileReader, others: Sequence[Child]) -> None:
         size = _ROWS_ROOM + _DATA_ROOM
         shared = memoryview(mmap.mmap(-1, _SLOTS * size))
         self.slots = [
             _Slot(shared[start : start + _ROWS_ROOM], shared[start + _ROWS_ROOM : start + size])
             for start in range(0, _SLOTS * size, size)
         ]
-        self._ended, self._status = False, 0
-        self.socket, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            status = 1
-            try:
-                for other in (*others, self):
-                    other.socket.close()
-                _serve(theirs, self.slots, reader)
-                status = 0
-            except BaseException:  # noqa: BLE001 - a child must never return into its parent's code; the parent sees the end
-                status = 1
-            finally:
-                os._exit(status)
-        theirs.close()
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Turn a broken connection into the end that the process came to."""
-        try:
-            yield
-        except ConnectionError as e:
-            status = self.close()
-            how = f"was killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "failed"
-            raise KeyarkError(f"a reader process of this backup {how}; nothing is lost, run the backup again") from e
-
-    def close(self) -> int:
-        """End the process; returns its wait status."""
-        self.socket.close()
-        if not self._ended:
-            self._ended = True
-            with contextlib.suppress(ChildProcessError):
-                self._status = os.waitpid(self.pid, 0)[1]
-        return self._status
+        self.child = Child(partial(_serve, self.slots, reader), others, "backup")
 
 
-def _serve(connection: socket.socket, slots: Sequence[_Slot], reader: SmallFileReader) -> None:
-    """A reader process: answer jobs until the socket closes. Ctrl-C is the walk's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _serve(slots: Sequence[_Slot], reader: SmallFileReader, connection: socket.socket) -> None:
+    """A reader process: answer jobs until the socket closes."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 5, _MAX_FOLDERS)
         if not message:
@@ -234,8 +194,8 @@ class ReaderProcesses:
         self._given: deque[tuple[_Process, int, Batch]] = deque()
         self._number = 0
         try:
-            for _ in range(_PROCESSES):
-                self._processes.append(_Process(reader, self._processes))
+            for _ in range(children.COUNT):
+                self._processes.append(_Process(reader, [process.child for process in self._processes]))
         except BaseException:
             self.close()
             raise
@@ -251,18 +211,15 @@ class ReaderProcesses:
         job = msgpack.packb([part.names for part in batch.folders], use_bin_type=True)
         process.slots[slot].rows[: len(job)] = job
         descriptors = [part.frame.descriptor for part in batch.folders]
-        with process.watched():
-            socket.send_fds(process.socket, [bytes([slot]) + len(job).to_bytes(4, "big")], descriptors)
+        with process.child.watched():
+            socket.send_fds(process.child.socket, [bytes([slot]) + len(job).to_bytes(4, "big")], descriptors)
         self._given.append((process, slot, batch))
 
     def take(self) -> Read | None:
         if not self._given:
             return None
         process, number, batch = self._given.popleft()
-        with process.watched():
-            answer = process.socket.recv(4, socket.MSG_WAITALL)
-            if len(answer) != 4:
-                raise ConnectionResetError
+        answer = process.child.receive(4)
         slot = process.slots[number]
         unpacker = msgpack.Unpacker(use_list=False)
         unpacker.feed(slot.rows[: int.from_bytes(answer, "big")])
@@ -270,5 +227,5 @@ class ReaderProcesses:
 
     def close(self) -> None:
         for process in self._processes:
-            process.close()
+            process.child.close()
         self._processes = []

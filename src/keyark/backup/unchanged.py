@@ -10,7 +10,7 @@ from keyark.backup.frames import Frame
 from keyark.backup.sink import ChunkSink
 from keyark.repository.cache import CacheError
 
-_HELD = 20_000  # files in records that wait for their packs
+_HELD = 60_000  # files in records that wait for their packs
 
 
 def find_unchanged(frame: Frame, sink: ChunkSink) -> None:

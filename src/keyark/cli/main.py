@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -176,6 +177,9 @@ def _run(options: Globals, rest: list[str]) -> int:
     if options.config is not None and not {"-h", "--help"} & set(rest):
         _ = session.config  # a configuration that was named is read, whether or not this verb asks for it
     session.catch_signals()
+    # What is loaded by now stays, and what a run makes has no cycles to speak of: the collector need not look that often.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     try:
         result = command.main(rest[1:], prog_name=f"keyark {verb}", standalone_mode=False, obj=session)
     except Exception as e:

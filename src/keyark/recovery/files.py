@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyark.errors import DamagedError, IntegrityError
 from keyark.recovery.reading import Place, SnapshotReader
@@ -23,8 +23,7 @@ _ZEROS = bytes(1 << 20)
 _WHOLE_BLOCKS = 2  # never for fewer blocks
 
 
-@dataclass(frozen=True, slots=True)
-class WantedFile:
+class WantedFile(NamedTuple):
     """A file to be filled."""
 
     path: bytes
@@ -43,8 +42,28 @@ def check_whole_file(data: bytes | memoryview, node: Node) -> None:
         raise DamagedError("its SHA-256 is not the recorded one")
 
 
-def fill_small(reader: SnapshotReader, files: Sequence[WantedFile], filled: Filled, failed: Failed) -> None:
-    """Hand out the contents of files that are one chunk each, in the order in which they lie in the packs."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Small files by the block that holds them, (pack number, block number), in the order in which they lie in the packs."""
+
+    blocks: dict[tuple[int, int], list[tuple[WantedFile, Place, bytes]]]
+    packs: dict[int, CachedPack]
+
+    def shares(self, count: int) -> list[Plan]:
+        """``count`` plans of about as many files each, neighbouring blocks together."""
+        total = sum(map(len, self.blocks.values()))
+        shares: list[Plan] = [Plan({}, self.packs)]
+        taken = 0
+        for key in sorted(self.blocks):
+            if taken >= total * len(shares) // count and len(shares) < count:
+                shares.append(Plan({}, self.packs))
+            shares[-1].blocks[key] = self.blocks[key]
+            taken += len(self.blocks[key])
+        return shares
+
+
+def plan_small(reader: SnapshotReader, files: Sequence[WantedFile], failed: Failed) -> Plan:
+    """Where the contents of files lie that are one chunk each."""
     by_block: dict[tuple[int, int], list[tuple[WantedFile, Place, bytes]]] = defaultdict(list)
     packs: dict[int, CachedPack] = {}
     places = reader.locate([item.node.chunk_ids()[0] for item in files])
@@ -56,8 +75,13 @@ def fill_small(reader: SnapshotReader, files: Sequence[WantedFile], filled: Fill
             continue
         packs[place.pack.num] = place.pack
         by_block[place.pack.num, place.block].append((item, place, chunk_id))
-    for key, loaded in _ahead(reader, packs, sorted(by_block)):
-        wanted = by_block[key]
+    return Plan(by_block, packs)
+
+
+def fill_small(reader: SnapshotReader, plan: Plan, filled: Filled, failed: Failed, *, workers: int = _WORKERS) -> None:
+    """Hand out the contents of planned files, block by block, ``workers`` threads decrypting ahead."""
+    for key, loaded in _ahead(reader, plan.packs, sorted(plan.blocks), workers):
+        wanted = plan.blocks[key]
         if isinstance(loaded, IntegrityError):
             for item, _, _ in wanted:
                 failed(item, str(loaded))
@@ -77,7 +101,7 @@ _Loaded = tuple[OpenPack, list[memoryview]] | IntegrityError
 
 
 def _ahead(
-    reader: SnapshotReader, packs: dict[int, CachedPack], keys: Sequence[tuple[int, int]]
+    reader: SnapshotReader, packs: dict[int, CachedPack], keys: Sequence[tuple[int, int]], workers: int
 ) -> Iterator[tuple[tuple[int, int], _Loaded]]:
     """Decrypted blocks in order, the next few already under way."""
     per_pack: dict[int, int] = defaultdict(int)
@@ -97,12 +121,16 @@ def _ahead(
                 opened[num] = e
         return opened[num]
 
+    if not workers:
+        for key in keys:
+            yield key, _load(open_pack(key[0]), key[1])
+        return
     running: deque[tuple[tuple[int, int], Future[_Loaded]]] = deque()
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decrypt") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="decrypt") as pool:
         for key in keys:
             pack = open_pack(key[0])
             running.append((key, pool.submit(_load, pack, key[1])))
-            if len(running) > _WORKERS:
+            if len(running) > workers:
                 done, future = running.popleft()
                 yield done, future.result()
         while running:

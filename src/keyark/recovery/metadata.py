@@ -7,7 +7,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keyark.repository import tree
@@ -45,9 +45,8 @@ class MetadataWriter:
     def __init__(self, owners: Owners) -> None:
         self._uids, self._gids = owners.resolve()
         self._root_user = os.geteuid() == 0
-        self._not_given = 0  # objects that kept our ownership
-        self._set_id_dropped = 0
-        self._attributes_dropped = 0  # attributes that only root may set
+        # objects that kept our ownership, set-ID bits dropped of them, attributes that only root may set
+        self.left_out = (0, 0, 0)
 
     def apply(self, target: int | bytes, node: Node) -> list[str]:
         """Set everything on a descriptor, or on what a ``/proc/self/fd`` path stands for; returns what could not be set."""
@@ -56,34 +55,44 @@ class MetadataWriter:
         mode = node.mode
         if not self._set_owner(target, node, trouble) and mode & _SET_ID and node.kind != tree.DIR:
             mode &= ~_SET_ID  # run with the rights of whoever owns it now, it would be another program
-            self._set_id_dropped += 1
+            self.count_left_out((0, 1, 0))
             if self._root_user:
                 trouble.append("set-user-ID and set-group-ID bits left out, since the owner could not be set")
         trouble += self._set_attributes(target, node)
-        if node.kind != tree.SYMLINK:
-            with _noted(trouble, "mode"):
+        try:
+            if node.kind != tree.SYMLINK:
                 os.chmod(target, mode)
-        with _noted(trouble, "time"):
+        except OSError as e:
+            trouble.append(f"mode not set: {e.strerror}")
+        try:
             os.utime(target, ns=(node.mtime_ns, node.mtime_ns))
+        except OSError as e:
+            trouble.append(f"time not set: {e.strerror}")
         return trouble
 
     def same_owner(self, facts: os.stat_result, node: Node) -> bool:
         """Whether an object has the owner that it would be given; True for ordinary users, who cannot give any."""
         return not self._root_user or (facts.st_uid, facts.st_gid) == self._owner(node)
 
+    def count_left_out(self, more: Sequence[int]) -> None:
+        """Add to what an ordinary user's restore leaves out."""
+        owners, bits, attributes = self.left_out
+        self.left_out = (owners + more[0], bits + more[1], attributes + more[2])
+
     def notices(self) -> list[str]:
         """What an ordinary user's restore left out, in total."""
         if self._root_user:
             return []
         found = []
-        if self._not_given:
-            dropped = f"; set-ID bits left out on {self._set_id_dropped:,} of them" if self._set_id_dropped else ""
+        not_given, set_id_dropped, attributes_dropped = self.left_out
+        if not_given:
+            dropped = f"; set-ID bits left out on {set_id_dropped:,} of them" if set_id_dropped else ""
             found.append(
-                f"{self._not_given:,} objects belong to you now and not to their recorded owners, "
+                f"{not_given:,} objects belong to you now and not to their recorded owners, "
                 f"which only root can set{dropped}"
             )
-        if self._attributes_dropped:
-            found.append(f"{self._attributes_dropped:,} attributes (trusted, security) that only root can set left out")
+        if attributes_dropped:
+            found.append(f"{attributes_dropped:,} attributes (trusted, security) that only root can set left out")
         return found
 
     def _owner(self, node: Node) -> tuple[int, int]:
@@ -96,7 +105,7 @@ class MetadataWriter:
         except OSError as e:
             if self._root_user:
                 trouble.append(f"owner not set: {e.strerror}")
-            self._not_given += 1
+            self.count_left_out((1, 0, 0))
             with contextlib.suppress(OSError):  # a group that we belong to can be given all the same
                 os.chown(target, -1, gid)
             return False
@@ -105,11 +114,13 @@ class MetadataWriter:
     def _set_attributes(self, target: int | bytes, node: Node) -> list[str]:
         wanted: dict[bytes, bytes] = (node.extra or {}).get("x", {})
         trouble = []
-        with contextlib.suppress(OSError):
+        try:
             for text in os.listxattr(target):
                 name = os.fsencode(text)
                 if name not in wanted and name.startswith(_OURS):
                     os.removexattr(target, name)
+        except OSError:
+            pass  # a file system without attributes has none to remove
         for name, value in wanted.items():
             try:
                 os.setxattr(target, name, value)
@@ -117,13 +128,5 @@ class MetadataWriter:
                 if self._root_user or not name.startswith(_PRIVILEGED):
                     trouble.append(f"attribute {os.fsdecode(name)} not set: {e.strerror}")
                 else:
-                    self._attributes_dropped += 1
+                    self.count_left_out((0, 0, 1))
         return trouble
-
-
-@contextlib.contextmanager
-def _noted(trouble: list[str], what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        trouble.append(f"{what} not set: {e.strerror}")

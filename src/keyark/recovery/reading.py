@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keyark.errors import DamagedError, IntegrityError
 from keyark.repository.cache import PLACE_SHIFT, CachedPack
@@ -15,11 +15,11 @@ from keyark.repository.snapshots import Snapshot, SnapshotContent
 from keyark.repository.tree import DIR, Node, decode_segment
 
 _BLOCKS = 6  # decrypted blocks kept
+_AHEAD = 10_000  # tree chunks located ahead of the walk
 _PACKS = 64  # open packs kept; a range-read pack costs its header only
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a chunk lies."""
 
     pack: CachedPack
@@ -42,11 +42,16 @@ class SnapshotReader:
         self._packs = lookup.restrict(repository.pack_uses(snapshot), snapshot.head.compartment)
         self._usable = frozenset(self._packs)
         self._open: OrderedDict[int, OpenPack] = OrderedDict()
+        self._ahead: dict[bytes, Place] = {}  # of tree chunks that the walk is about to ask for
         self._blocks: OrderedDict[tuple[int, int], list[memoryview]] = OrderedDict()
 
     @property
     def bytes_fetched(self) -> int:
         return self._lookup.reader.bytes_fetched
+
+    def count_fetched(self, count: int) -> None:
+        """Add what another process fetched."""
+        self._lookup.reader.bytes_fetched += count
 
     def lists(self, packs: frozenset[int]) -> bool:
         """Whether the snapshot lists all of these packs (local numbers)."""
@@ -84,7 +89,7 @@ class SnapshotReader:
 
     def chunk(self, chunk_id: bytes) -> memoryview:
         """One chunk, checked against its id. DamagedError names what is missing or wrong."""
-        place = self.locate([chunk_id]).get(chunk_id)
+        place = self._ahead.pop(chunk_id, None) or self.locate([chunk_id]).get(chunk_id)
         if place is None:
             raise DamagedError(
                 f"chunk {chunk_id.hex()[:12]} is in none of the packs that snapshot {self.snapshot.id.hex()[:8]} lists"
@@ -103,6 +108,8 @@ class SnapshotReader:
             if nodes and found and found[0].name <= nodes[-1].name:
                 raise DamagedError(f"tree {chunk_id.hex()[:12]}: its segments are out of order")
             nodes += found
+        if len(self._ahead) < _AHEAD:
+            self._ahead.update(self.locate([item for node in nodes if node.kind == DIR for item in node.subtree]))
         return nodes
 
     def walk(self) -> Iterator[tuple[bytes, Node | IntegrityError]]:

@@ -17,11 +17,15 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-from keyark.errors import IntegrityError, NotFoundError, UsageError
+from keyark import children
+from keyark.children import can_fork
+from keyark.errors import IntegrityError, InterruptedByUser, NotFoundError, UsageError
 from keyark.operation import Context, Progress
+from keyark.recovery import crew
 from keyark.recovery.browse import entry_of
-from keyark.recovery.files import WantedFile, fill_large, fill_small
+from keyark.recovery.files import Plan, WantedFile, fill_large, fill_small, plan_small
 from keyark.recovery.metadata import Owners
 from keyark.recovery.model import Entry, RestoreProblem, RestoreReport, RestoreRequest
 from keyark.recovery.patterns import Selection
@@ -32,8 +36,8 @@ from keyark.repository import tree
 from keyark.repository.repository import Repository
 from keyark.repository.tree import Node
 
-_BATCH_FILES = 4000  # small files filled together
-_BATCH_BYTES = 256 << 20
+_BATCH_FILES = 8000  # small files filled together
+_REPORT_FILES = 500  # between two messages of a process that shares the work
 # What one object's restore may raise. ValueError and OverflowError come from what a snapshot may hold but a system call
 # cannot take: a link to a name with a NUL, an owner or a time beyond all bounds.
 _OBJECT_ERRORS = (OSError, TargetConflict, ValueError, OverflowError)
@@ -84,6 +88,7 @@ class _Restore:
         self.waiting: list[tuple[bytes, Node, bytes]] = []  # further names of a group, made when the first is whole
         self.restored: list[WantedFile] = []
         self.notices: tuple[str, ...] = ()
+        self.crew: crew.Crew | None = None  # at work on the small files of the batch before
 
     def run(self) -> RestoreReport:
         request = self.request
@@ -107,6 +112,8 @@ class _Restore:
                 if request.verify:
                     self._verify(target)
             finally:
+                if self.crew is not None:
+                    self.crew.close()
                 target.close()
         counts = self.counts
         matched = (
@@ -138,6 +145,8 @@ class _Restore:
         self.counts.problems.append(RestoreProblem(path, what, integrity))
 
     def _tick(self, path: bytes) -> None:
+        if not self.context.shows_progress:
+            return
         counts = self.counts
         self.context.progress(
             Progress(
@@ -165,7 +174,6 @@ class _Restore:
         folders: list[tuple[bytes, Node]] = []  # made by us: their metadata is set last
         ancestors: list[tuple[bytes, Node, bool]] = []  # path, node, made
         small: list[WantedFile] = []
-        size = 0
         refused: bytes | None = None
         for path, node in reader.walk():
             self.context.cancel.check()
@@ -195,11 +203,11 @@ class _Restore:
             queued = self._entry(reader, target, path, node)
             if queued is not None:
                 small.append(queued)
-                size += node.size
-                if len(small) >= _BATCH_FILES or size >= _BATCH_BYTES:
+                if len(small) >= _BATCH_FILES:
                     self._fill(reader, target, small)
-                    small, size = [], 0
+                    small = []
         self._fill(reader, target, small)
+        self._finish_crew()
         self._make_links(reader, target)
         for path, node in reversed(folders):
             self._guarded(path, lambda path=path, node=node: target.finish_folder(path, node))  # type: ignore[misc]
@@ -302,26 +310,94 @@ class _Restore:
             self.links.setdefault(group, path)
 
     def _fill(self, reader: SnapshotReader, target: TargetTree, files: list[WantedFile]) -> None:
+        def failed(item: WantedFile, what: str) -> None:
+            self._problem(item.path, what, integrity=True)
+
         def filled(item: WantedFile, data: memoryview) -> None:
             self.context.cancel.check()
-
-            def write() -> list[str]:
-                pending = target.begin(item.path)
-                try:
-                    pending.write(data, 0)
-                except BaseException:
-                    pending.discard()
-                    raise
-                return target.commit(pending, item.node, replace=self.replace)
-
-            if self._guarded(item.path, write):
+            if self._write_small(target, item, data):
                 self._done(item)
+
+        if not files:
+            return
+        plan = plan_small(reader, files, failed)
+        self._finish_crew()
+        if len(files) >= crew.LEAST and can_fork() and self.repository.storage.capabilities().forkable:
+            self._fill_shared(reader, target, plan)
+        else:
+            fill_small(reader, plan, filled, failed)
+
+    def _write_small(self, target: TargetTree, item: WantedFile, data: memoryview) -> bool:
+        def write() -> list[str]:
+            pending = target.begin(item.path)
+            try:
+                pending.write(data, 0)
+            except BaseException:
+                pending.discard()
+                raise
+            return target.commit(pending, item.node, replace=self.replace)
+
+        return self._guarded(item.path, write)
+
+    def _fill_shared(self, reader: SnapshotReader, target: TargetTree, plan: Plan) -> None:
+        """As `fill_small`, but each of a few processes takes a share of the blocks while the walk goes on."""
+        items = [item for block in plan.blocks.values() for item, _, _ in block]
+        numbers = {item.path: number for number, item in enumerate(items)}
+
+        def received(message: list[Any]) -> None:
+            done, problems, fetched, left_out = message
+            for number in done:
+                self._done(items[number])
+            self.counts.problems += [RestoreProblem(*row) for row in problems]
+            reader.count_fetched(fetched)
+            target.metadata.count_left_out(left_out)
+
+        shares = [partial(self._fill_share, reader, target, share, numbers) for share in plan.shares(children.COUNT)]
+        self.crew = crew.Crew(shares, received)
+
+    def _finish_crew(self) -> None:
+        if self.crew is not None:
+            at_work, self.crew = self.crew, None
+            at_work.finish(self.context.cancel.check)
+
+    def _fill_share(
+        self,
+        reader: SnapshotReader,
+        target: TargetTree,
+        share: Plan,
+        numbers: dict[bytes, int],
+        stopped: Callable[[], bool],
+        send: crew.Send,
+    ) -> None:
+        """In a process of its own: what it counts and finds goes to the parent in messages."""
+        done: list[int] = []
+
+        def report() -> None:
+            problems = [[item.path, item.what, item.integrity] for item in self.counts.problems]
+            send([done, problems, reader.bytes_fetched, target.metadata.left_out])
+            done.clear()
+            self.counts.problems.clear()
+            reader.count_fetched(-reader.bytes_fetched)
+            target.metadata.left_out = (0, 0, 0)
+
+        def filled(item: WantedFile, data: memoryview) -> None:
+            if stopped():
+                raise InterruptedByUser("interrupted")
+            if self._write_small(target, item, data):
+                done.append(numbers[item.path])
+            if len(done) >= _REPORT_FILES:
+                report()
 
         def failed(item: WantedFile, what: str) -> None:
             self._problem(item.path, what, integrity=True)
 
-        if files:
-            fill_small(reader, files, filled, failed)
+        self.counts.problems.clear()
+        reader.count_fetched(-reader.bytes_fetched)
+        target.metadata.left_out = (0, 0, 0)
+        try:
+            fill_small(reader, share, filled, failed, workers=0)  # the processes share the cores already
+        finally:
+            report()
 
     def _large(self, reader: SnapshotReader, target: TargetTree, item: WantedFile) -> None:
         counts = self.counts

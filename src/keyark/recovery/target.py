@@ -22,6 +22,9 @@ from keyark.repository.tree import Node, valid_name
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FOLDERS = 64  # descriptors kept
 _TEMPORARY = b".keyark-"
+# Files that have no name until they are whole: nothing half-written can be found, whenever we are killed.
+_NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+_NOT_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS})
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOSYS})
 _NO_HARD_LINKS = frozenset({errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 _TYPES = {tree.SYMLINK: stat.S_IFLNK, tree.FIFO: stat.S_IFIFO, tree.CHAR: stat.S_IFCHR, tree.BLOCK: stat.S_IFBLK}
@@ -57,6 +60,7 @@ class TargetTree:
         except OSError as e:
             raise UsageError(f"cannot use the target {os.fsdecode(target)}: {e.strerror}") from e
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._nameless = os.path.isdir("/proc/self/fd")  # and as long as no file system in the target refuses
 
     def close(self) -> None:
         for descriptor in self._open.values():
@@ -141,28 +145,47 @@ class TargetTree:
     # -- files -----------------------------------------------------------------------------------------------------
 
     def begin(self, path: bytes) -> PendingFile:
-        """Start a file under a temporary name beside its final one."""
+        """Start a file that has no name yet, or, where the file system has no such files, a temporary one.
+
+        It is to be committed or discarded before the next call for another path.
+        """
         folder, name = self._split(path)
-        temporary = _TEMPORARY + secrets.token_hex(8).encode()
+        if self._nameless:
+            try:
+                return PendingFile(folder, name, None, os.open(b".", _NAMELESS, 0o600, dir_fd=folder))
+            except OSError as e:
+                if e.errno not in _NOT_NAMELESS:
+                    raise
+                self._nameless = False
+        temporary = _temporary_name()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        # The folder's descriptor may be closed by others before the file is done, so the file keeps one of its own.
-        own = os.dup(folder)
-        try:
-            return PendingFile(own, name, temporary, os.open(temporary, flags, 0o600, dir_fd=own))
-        except BaseException:
-            os.close(own)
-            raise
+        return PendingFile(folder, name, temporary, os.open(temporary, flags, 0o600, dir_fd=folder))
 
     def commit(self, pending: PendingFile, node: Node, *, replace: bool) -> list[str]:
         """Give a complete file its metadata and its name; returns what could not be set."""
         try:
             trouble = self.metadata.apply(pending.descriptor, node)
-            self._publish(pending.folder, pending.temporary, pending.name, replace=replace)
+            if pending.temporary is None and not replace:
+                self._link(pending, pending.name)
+            else:
+                if pending.temporary is None:
+                    temporary = _temporary_name()
+                    self._link(pending, temporary)
+                    pending.temporary = temporary
+                self._publish(pending.folder, pending.temporary, pending.name, replace=replace)
         except BaseException:
             pending.discard()
             raise
         pending.close()
         return trouble
+
+    @staticmethod
+    def _link(pending: PendingFile, name: bytes) -> None:
+        """Give a nameless file its name."""
+        try:
+            os.link(b"/proc/self/fd/%d" % pending.descriptor, name, dst_dir_fd=pending.folder, follow_symlinks=True)
+        except FileExistsError as e:
+            raise TargetConflict("something is in its place in the target") from e
 
     @staticmethod
     def _publish(folder: int, temporary: bytes, name: bytes, *, replace: bool) -> None:
@@ -193,7 +216,7 @@ class TargetTree:
         source_folder = os.dup(source_folder)
         try:
             folder, name = self._split(path)
-            temporary = _TEMPORARY + secrets.token_hex(8).encode()
+            temporary = _temporary_name()
             try:
                 os.link(source, temporary, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
             except OSError as e:
@@ -207,7 +230,7 @@ class TargetTree:
     def make_special(self, path: bytes, node: Node, *, replace: bool) -> list[str]:
         """A symbolic link, FIFO or device node, with its metadata; returns what could not be set."""
         folder, name = self._split(path)
-        temporary = _TEMPORARY + secrets.token_hex(8).encode()
+        temporary = _temporary_name()
         if node.kind == tree.SYMLINK:
             if not isinstance(node.content, bytes):
                 raise TargetConflict("its link target is missing")
@@ -270,13 +293,17 @@ def _open_up(folder: int, name: bytes) -> None:
         os.close(descriptor)
 
 
+def _temporary_name() -> bytes:
+    return _TEMPORARY + secrets.token_hex(8).encode()
+
+
 @dataclass(slots=True)
 class PendingFile:
-    """A file being written under a temporary name."""
+    """A file being written, without a name or under a temporary one. ``folder`` is the target's, not ours to close."""
 
     folder: int
     name: bytes
-    temporary: bytes
+    temporary: bytes | None
     descriptor: int
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -292,10 +319,10 @@ class PendingFile:
 
     def close(self) -> None:
         os.close(self.descriptor)
-        os.close(self.folder)
 
     def discard(self) -> None:
         """Remove the file: nothing that is not whole is left."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.temporary, dir_fd=self.folder)
+        if self.temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.temporary, dir_fd=self.folder)
         self.close()

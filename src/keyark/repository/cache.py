@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS pack_lists (content BLOB PRIMARY KEY, sha BLOB NOT NU
 _DISPUTED, _CLAIMED, _TRUSTED = -1, 0, 1
 _SPAN = struct.Struct(">QII")  # offset, length, chunks
 _LOCK_TIMEOUT = 600  # seconds; another process may be building the chunk table
+_FEW = 64  # chunks that a run may look up before the table is completed
 _BATCH = 500  # parameters of one query
 PLACE_SHIFT = 16  # a place is block number << 16 | position in the block
 
@@ -95,6 +96,7 @@ class Cache:
                         f"cannot use the cache {self.path}: {again}; delete the folder or set --cache-dir"
                     ) from again
         self._packs_by_num: dict[int, CachedPack] = {}
+        self._looked_up = 0  # chunks, while the table was not complete
         self._sorted = False  # whether every pack's chunks are in the table, as far as this process knows
 
     @contextlib.contextmanager
@@ -253,6 +255,22 @@ class Cache:
         sql = "SELECT sha FROM packs WHERE trust = ? AND compartment = ?"
         return [row[0] for row in self._execute(sql, (_DISPUTED, compartment))]
 
+    def _search_unsorted(
+        self, ids: Sequence[bytes], usable: set[int] | frozenset[int]
+    ) -> Iterator[tuple[bytes, tuple[int, int]]]:
+        """Look a few chunks up in the packs whose chunks are not in the table yet."""
+        rows = self._execute("SELECT num, blocks, unsorted.ids FROM unsorted JOIN packs ON pack = num")
+        wanted = set(ids)
+        for num, spans, packed in rows:
+            if num not in usable:
+                continue
+            for chunk in wanted:
+                position = packed.find(chunk)
+                while position % 32 and position >= 0:
+                    position = packed.find(chunk, position + 1)
+                if position >= 0:
+                    yield chunk, (num, _place(spans, position // 32))
+
     def _sort_chunks(self) -> None:
         """Fill the chunk table from packs taken over since the last look-up.
 
@@ -307,8 +325,13 @@ class Cache:
 
     def locate(self, ids: Sequence[bytes], usable: set[int] | frozenset[int]) -> dict[bytes, tuple[int, int]]:
         """Where chunks lie: id -> (pack number, place), looking only at usable packs. Missing ids are left out."""
-        self._sort_chunks()
         found: dict[bytes, tuple[int, int]] = {}
+        if not self._sorted:
+            self._looked_up += len(ids)
+            if self._looked_up > _FEW:
+                self._sort_chunks()
+            else:
+                found.update(self._search_unsorted(ids, usable))
         for start in range(0, len(ids), _BATCH):
             batch = ids[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
@@ -343,6 +366,15 @@ class Cache:
                 self._db.executemany(sql, rows)
         except sqlite3.DatabaseError as e:
             raise self._failure(e) from e
+
+
+def _place(spans: bytes, index: int) -> int:
+    """The place of the pack's chunk number ``index``."""
+    for number, (_, _, count) in enumerate(_SPAN.iter_unpack(spans)):
+        if index < count:
+            return number << PLACE_SHIFT | index
+        index -= count
+    raise CacheError("the local cache contradicts itself; delete it and run again, nothing is lost")
 
 
 def _chunk_rows(packs: Iterable[tuple[int, bytes, bytes]]) -> Iterator[tuple[bytes, int, int]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -17,11 +16,12 @@ SEGMENT_ENTRIES = 4096  # at most this many entries in one segment
 _SEGMENT_BYTES = 4 << 20
 FIRST_TIME, LAST_TIME = -(1 << 63), (1 << 64) - 1  # ns; years 1677 to 2554, as far as MessagePack's integers go
 
+_MAX_COUNT = 1 << 63
+
 Content = bytes | list[Any] | int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One entry of a folder. See docs/format.md, section 7, for each field."""
 
     name: bytes
@@ -64,20 +64,7 @@ def encode_row(row: list[Any]) -> bytes:
 
 def encode_node(node: Node) -> bytes:
     """One entry as MessagePack."""
-    return encode_row(
-        [
-            node.name,
-            node.kind,
-            node.mode,
-            node.uid,
-            node.gid,
-            node.mtime_ns,
-            node.size,
-            node.content,
-            node.sha256,
-            node.extra,
-        ]
-    )
+    return encode_row(list(node))
 
 
 def segments(encoded: Sequence[bytes]) -> Iterator[bytes]:
@@ -128,8 +115,6 @@ def _check_content(kind: int, content: Any, size: int) -> bool:
 
 
 def _check_extra(extra: Any) -> bool:
-    if extra is None:
-        return True
     if type(extra) is not dict or not extra.keys() <= {"x", "l", "c"}:
         return False
     xattrs = extra.get("x", {})
@@ -178,18 +163,22 @@ def _decode_row(row: Any, previous: bytes, what: str) -> Node:
         raise ForgedError(f"{what}: {name!r} is out of order or there twice")
     if type(kind) is not int or not FILE <= kind <= BLOCK:
         raise DamagedError(f"{what}: {name!r} is of an unknown kind {kind!r}")
+    # Spelt out rather than called, check by check: this runs for every object of every tree that is read.
     sound = (
-        wire.is_count(mode)
-        and mode <= 0o7777
-        and wire.is_count(uid)
-        and wire.is_count(gid)
+        type(mode) is int
+        and 0 <= mode <= 0o7777
+        and type(uid) is int
+        and 0 <= uid < _MAX_COUNT
+        and type(gid) is int
+        and 0 <= gid < _MAX_COUNT
         and type(mtime) is int
         and FIRST_TIME <= mtime <= LAST_TIME
-        and wire.is_count(size)
+        and type(size) is int
+        and 0 <= size < _MAX_COUNT
         and (type(sha256) is bytes and len(sha256) == 32 if kind == FILE else sha256 is None)
-        and _check_content(kind, content, size)
-        and _check_extra(extra)
+        and ((type(content) is bytes and len(content) == 32 and kind == FILE) or _check_content(kind, content, size))
+        and (extra is None or _check_extra(extra))
     )
     if not sound:
         raise DamagedError(f"{what}: the entry {name!r} is malformed")
-    return Node(name, kind, mode, uid, gid, mtime, size, content, sha256, extra)
+    return Node._make(row)

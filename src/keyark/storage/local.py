@@ -286,7 +286,13 @@ class LocalStorage:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            create_only=self._links, atomic_put=True, durable=True, ranges=True, delete=True, retention=False
+            create_only=self._links,
+            atomic_put=True,
+            durable=True,
+            ranges=True,
+            delete=True,
+            retention=False,
+            forkable=True,
         )
 
     def request_restore(self, name: str) -> ColdState:

@@ -75,6 +75,7 @@ class Capabilities:
     ranges: bool
     delete: bool
     retention: bool
+    forkable: bool = False  # a forked process may go on using it
 
 
 class Storage(Protocol):
