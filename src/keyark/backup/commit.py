@@ -238,7 +238,15 @@ def lost_objects(
     packs = present_packs(repository)
     prefix = f"packlists/{compartment.hex()}/"
     found = {name.sha256 for info in repository.storage.list(prefix) if (name := parse_name(info.name)) is not None}
-    lost = {use.sha256 for use in uses if use.sha256 in marked or packs.get(use.sha256) != use.size}
+
+    def sound(name: bytes, size: int) -> bool:
+        return name not in marked and packs.get(name) == size
+
+    def superseded(name: bytes) -> bool:
+        *_, last = marks.names_of(name)
+        return last != name and sound(last, marks.resealed[last])
+
+    lost = {use.sha256 for use in uses if not sound(use.sha256, use.size) and not superseded(use.sha256)}
     return frozenset(lost | {item for item in lists if item in marked or item not in found})
 
 

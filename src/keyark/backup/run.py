@@ -161,10 +161,11 @@ class _Backup:
         lookup = repository.lookup
         lookup.sync(compartment)
         present = commit.present_packs(repository)
+        bad = marks.packs | lost | marks.superseded.keys()
         if identity is not None:
             known = lookup.cache.numbers(compartment)
-            lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
-        bad = marks.packs | lost
+            unknown = [item for item in present if item not in known and item not in bad]
+            lookup.adopt(compartment, unknown, marks.resealed)
         packs = {pack.num: pack for pack in lookup.cache.packs(compartment)}
         # A pack of another size than the index says is damaged: what it holds is stored again.
         whole = {num: pack for num, pack in packs.items() if present.get(pack.sha256) == pack.size}
