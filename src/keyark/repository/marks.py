@@ -80,6 +80,7 @@ class Marks:
         default_factory=dict
     )  # pack -> those that hold the same, oldest first
     resealed: Mapping[bytes, int] = field(default_factory=dict)  # packs that supersede others, with their sizes
+    retired: tuple[str, ...] = ()  # of revoked operators: the root has repeated what counts of them
 
     def names_of(self, pack: bytes) -> tuple[bytes, ...]:
         """All packs that hold what ``pack`` does: itself first, the one to be used last."""
@@ -111,7 +112,7 @@ def encode_marks(
 def decode_mark(
     data: bytes, name: str, repository: bytes, root: VerifyKey, operators: Mapping[bytes, VerifyKey]
 ) -> Mark:
-    """Read and verify a mark: signed by the root or by an operator of standing."""
+    """Read and verify a mark: signed by the root or by one of ``operators``."""
     parsed = wire.parse(data, ObjectType.MARK, name)
     header = wire.expect(parsed.header, _HEAD, name)
     if header["r"] != repository:
@@ -132,7 +133,7 @@ def decode_mark(
     return Mark(name, kind, header["t"], signer, tuple(tuple(row) for row in rows))
 
 
-def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = ()) -> Marks:
+def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = (), retired: Iterable[str] = ()) -> Marks:
     """One view over all mark objects."""
     objects = tuple(marks)
     packs: set[bytes] = set()
@@ -171,4 +172,5 @@ def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = ()) -> Ma
         tuple(rejected),
         {old: tuple(new) for old, new in superseded.items()},
         resealed,
+        tuple(retired),
     )

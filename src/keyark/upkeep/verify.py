@@ -131,6 +131,8 @@ class _Verify:
         marks = self.repository.marks()
         for name, what in marks.rejected:
             self.findings.bad(name, what)
+        for name in marks.retired:
+            self.findings.note(name, f"{name}: of an operator who was revoked; the root has repeated what counts of it")
         history = self.repository.judge_history(marks)
         for alarm in history.alarms:
             self.findings.bad(alarm.object, alarm.what)
