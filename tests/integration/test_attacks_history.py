@@ -227,3 +227,22 @@ def test_a_lie_about_a_number_far_ahead_is_not_made_true_by_accepting_losses(rea
         assert repository.history("test").heads()[honest.head.compartment, honest.head.writer][0] == 1
     ready.backup(source)
     assert ready.verify().sound
+
+
+def test_a_thief_who_goes_on_where_the_machine_left_off_is_noticed_by_the_machine(
+    ready: Sandbox, tmp_path: Path
+) -> None:
+    """No number is claimed twice, so no alarm tells; the machine knows what it made."""
+    source = fill(tmp_path / "source", {"a": b"1"})
+    for _ in range(2):
+        ready.backup(source)
+    assert not any("not made by this machine" in text for text in ready.warnings)
+    with ready.open() as repository:
+        thief = Thief(ready, repository.keys.writer or pytest.fail("no writer"))
+        newest = repository.history("test").live[-1]
+        folder = repository.state.folder
+    shutil.copy(Path(folder) / "pins.json", tmp_path / "pins.json")
+    thief.snapshot(3, newest.id)
+    shutil.copy(tmp_path / "pins.json", Path(folder) / "pins.json")  # making it looked at the history as this machine
+    ready.backup(source)
+    assert any("not made by this machine" in text for text in ready.warnings)

@@ -148,6 +148,12 @@ class _Backup:
 
         if any(stops(alarm) for alarm in history.alarms):
             return self.repository.history("add a snapshot", marks)
+        head = history.heads().get(chain)
+        if head is not None and not self.repository.state.made(chain, head):
+            self.context.warn(
+                f"snapshot {head[0]} ({head[1].hex()[:8]}) of this writer was not made by this machine as it remembers; "
+                "if its credential was not used elsewhere on purpose it was stolen: `keyark writer revoke`"
+            )
         for alarm in history.alarms:
             self.context.warn(f"alarm, which an administrator should look at: {alarm.what}")
         return history

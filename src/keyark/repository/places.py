@@ -191,6 +191,13 @@ class RepositoryState:
         with self.locked():
             self._write_unconfirmed([*self._unconfirmed(), (chain, *head)])
 
+    def made(self, chain: tuple[bytes, bytes], head: tuple[int, bytes]) -> bool:
+        """Whether this machine may have made a snapshot: not when it is newer than all that it remembers of the chain."""
+        if any((key, number, item) == (chain, *head) for key, number, item in self._unconfirmed()):
+            return True  # read before the pins: what is confirmed meanwhile is in those
+        known = self.read_pins().heads.get(chain)
+        return known is None or known[0] >= head[0]
+
     def confirm(self, chain: tuple[bytes, bytes], snapshot: bytes) -> None:
         """A snapshot was reported done, or another replaces it."""
         with self.locked():
