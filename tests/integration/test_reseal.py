@@ -357,3 +357,26 @@ def test_a_missing_wrap_of_an_epoch_that_only_packs_need_is_found(ready: Sandbox
     name = epoch_wrap_name(compartment, epoch, slot)
     path_of(ready, name).unlink()
     assert name in [item.object for item in ready.verify().findings if item.fatal]
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["both there", "pruned"])
+def test_the_repositorys_own_reader_follows_too(ready: Sandbox, tmp_path: Path, pruned: bool) -> None:
+    source = tmp_path / "source"
+    pictures = stock(ready, source)
+    old = ready.objects("packs")
+    reseal(ready)
+    reseal(ready)
+    if pruned:
+        with ready.open() as repository:
+            prune(repository, PruneRequest(), ready.context)
+    else:
+        path_of(ready, next(name for name in ready.objects("packs") if name not in old)).unlink()
+    key = tmp_path / "master.key"
+    key.write_bytes(ready.line.reveal() + b"\n")
+    for snapshot, wanted in pictures.items():
+        target = tmp_path / "target" / snapshot
+        command = [sys.executable, "-I", str(path_of(ready, "recover.py")), "--repository", ready.location]
+        command += ["--key-file", str(key), "restore", snapshot, "--target", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert picture(below(target, source)) == wanted
