@@ -17,7 +17,8 @@ from keyark.backup.unchanged import Records
 from keyark.errors import HistoryError, IntegrityError, ObjectExists, ObjectNotFound
 from keyark.repository.credentials import Credential
 from keyark.repository.epochs import Epoch
-from keyark.repository.history import REPLACE_WINDOW, Chain, Head, History
+from keyark.repository.fetching import fetch
+from keyark.repository.history import MAX_GAP, REPLACE_WINDOW, Chain, Head, History
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
 from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
 from keyark.repository.packlists import PackUse, encode_pack_list, encode_rows, group
@@ -215,10 +216,11 @@ def _newest_own(repository: Repository, writer: Credential, chain: Chain, known:
         name = parse_name(info.name)
         if name is None or name.number is None or name.number <= (0 if newest is None else newest[0]):
             continue
+        if name.number > MAX_GAP + (0 if known is None else known[0]):
+            continue  # whoever has the key may have put it there so that nobody can follow
         try:
-            found = decode_snapshot(
-                repository.storage.get(info.name), info.name, repository.id, writer.signing.public()
-            )
+            data = fetch(repository.storage, info.name, ObjectType.SNAPSHOT)
+            found = decode_snapshot(data, info.name, repository.id, writer.signing.public())
         except (IntegrityError, ObjectNotFound):
             continue  # not ours: whoever can write to the storage may have put it there
         newest = (found.head.sequence, found.id)
