@@ -211,6 +211,7 @@ ACTIONS = {
         ),
         Action("prune", lambda _: ["prune", "-q"], _something_to_prune),
         Action("rotate", lambda _: ["key", "rotate"], lambda _: None),
+        Action("reseal", lambda _: ["key", "rotate", "--reseal"], _something_to_prune),
         Action("repair", lambda _: ["verify", "-q", "--repair-index"], _break_index, breaks_index=True),
     )
 }

@@ -64,7 +64,14 @@ def test_killed_at_random_instants(rig: Rig, name: str) -> None:
 @pytest.mark.parametrize("name", ACTIONS)
 def test_killed_at_storage_calls_chosen_by_number(rig: Rig, name: str, when: str) -> None:
     action = ACTIONS[name]
-    calls = {"backup": (1, 2, 4), "forget": (1, 2), "prune": (2, 4), "rotate": (2, 4), "repair": (1, 2)}[name]
+    calls = {
+        "backup": (1, 2, 4),
+        "forget": (1, 2),
+        "prune": (2, 4),
+        "rotate": (2, 4),
+        "reseal": (4, 6, 9),
+        "repair": (1, 2),
+    }[name]
     killed = 0
     for number in calls if when == "after" else calls[-1:]:
         action.prepare(rig)
@@ -87,6 +94,7 @@ def test_killed_at_storage_calls_chosen_by_number(rig: Rig, name: str, when: str
         ("prune", "fsync", 3),
         ("forget", "rename", 1),
         ("rotate", "rename", 3),
+        ("reseal", "rename", 12),
         ("repair", "unlink", 1),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_read_only_remount_refuses_backups_and_still_gives_back(rig: Rig, tmp_
         os.symlink(disk / "repository", rig.sandbox.location)
         rig.change_source()
         run(["mount", "-o", "remount,ro", str(disk)])
-        for action in ("backup", "forget", "prune", "rotate"):
+        for action in ("backup", "forget", "prune", "rotate", "reseal"):
             code = rig.run(ACTIONS[action].arguments(rig))
             assert code == FULL or (action in ("forget", "prune") and code == 0), (action, code, rig.errors)
             assert code == 0 or "Read-only" in rig.errors

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from hostile import Thief, new_writer, path_of
 from keyark.errors import HistoryError
+from keyark.repository.marks import TOMBSTONE, encode_marks
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetRequest, PruneRequest
 from keyark.upkeep.prune import prune
@@ -170,3 +172,77 @@ def test_a_truncated_listing_during_a_sweep_deletes_nothing_that_a_snapshot_need
     ):
         prune(repository, PruneRequest(grace_seconds=0), ready.context)
     assert ready.objects("packs") == packs
+
+
+def test_a_number_far_ahead_fills_no_memory_and_stops_nobody_else(ready: Sandbox, tmp_path: Path) -> None:
+    """A gap of a hundred million numbers is one alarm; revoking the thief accepts nothing behind it."""
+    source = fill(tmp_path / "source", {"a": b"1"})
+    ready.backup(source)
+    thief = Thief(ready, new_writer(ready, "web"))
+    ready.backup(source, credentials=thief.stolen, machine="web")
+    far = thief.snapshot(99_999_999, os.urandom(32))
+    begun = time.monotonic()
+    assert ready.backup(source).snapshot_id
+    with ready.open() as repository:
+        alarms = repository.judge_history().alarms
+        assert ["snapshots 2 to 99999998 are missing" in alarm.what for alarm in alarms].count(True) == 1
+        revoke_writer(repository, "web", ready.context)
+        forget(repository, ForgetRequest(acknowledge_loss=True), ready.context)
+        assert far not in ready.objects("snapshots")
+        assert len(repository.history("test").live) == 3
+    assert time.monotonic() - begun < 30
+    assert ready.verify().sound
+
+
+def test_an_operators_tombstone_far_ahead_ends_with_the_operator(ready: Sandbox, tmp_path: Path) -> None:
+    """An operator may forget, but not push a writer's chain where nobody can follow."""
+    source = fill(tmp_path / "source", {"a": b"1"})
+    ready.backup(source)
+    operator = new_writer(ready, "op", operator=True)
+    with ready.open() as repository:
+        (honest,) = repository.history("test").live
+        generation = repository.keyring.generation
+    row = (honest.head.compartment, honest.head.writer, 1 << 62, os.urandom(32))
+    signer = (operator.id, operator.signing)
+    for name, parts in encode_marks(TOMBSTONE, [row], operator.repository, 1, generation, signer):
+        ready.storage().put(name, parts)
+    with ready.open() as repository:
+        assert repository.judge_history().alarms
+        revoke_writer(repository, "op", ready.context)
+        assert repository.history("test").heads()[row[:2]] == (1, honest.id)
+    assert ready.backup(source).snapshot_id
+    assert ready.verify().sound
+
+
+def test_a_lie_about_a_number_far_ahead_is_not_made_true_by_accepting_losses(ready: Sandbox, tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", {"a": b"1"})
+    ready.backup(source)
+    thief = Thief(ready, new_writer(ready, "web"))
+    with ready.open() as repository:
+        (honest,) = repository.history("test").live
+    thief.snapshot(1, None, others=[(honest.head.compartment, honest.head.writer, 1 << 62, os.urandom(32))])
+    with ready.open() as repository:
+        assert forget(repository, ForgetRequest(acknowledge_loss=True), ready.context).removed == 0
+        revoke_writer(repository, "web", ready.context)
+        assert repository.history("test").heads()[honest.head.compartment, honest.head.writer][0] == 1
+    ready.backup(source)
+    assert ready.verify().sound
+
+
+def test_a_thief_who_goes_on_where_the_machine_left_off_is_noticed_by_the_machine(
+    ready: Sandbox, tmp_path: Path
+) -> None:
+    """No number is claimed twice, so no alarm tells; the machine knows what it made."""
+    source = fill(tmp_path / "source", {"a": b"1"})
+    for _ in range(2):
+        ready.backup(source)
+    assert not any("not made by this machine" in text for text in ready.warnings)
+    with ready.open() as repository:
+        thief = Thief(ready, repository.keys.writer or pytest.fail("no writer"))
+        newest = repository.history("test").live[-1]
+        folder = repository.state.folder
+    shutil.copy(Path(folder) / "pins.json", tmp_path / "pins.json")
+    thief.snapshot(3, newest.id)
+    shutil.copy(tmp_path / "pins.json", Path(folder) / "pins.json")  # making it looked at the history as this machine
+    ready.backup(source)
+    assert any("not made by this machine" in text for text in ready.warnings)

@@ -192,3 +192,13 @@ def test_a_pack_of_a_revoked_writer_is_not_adopted(ready: Sandbox, tmp_path: Pat
     with ready.open(machine="admin", accept_rollback=True) as repository:
         revoke_writer(repository, "colleague", ready.context)
     assert ready.backup(source, credentials=ready.key, machine=machine).data_added >= 3000
+
+
+def test_a_time_in_the_future_does_not_make_a_thiefs_snapshot_the_latest(ready: Sandbox, tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", {"a": b"honest"})
+    honest = ready.backup(source)
+    thief = Thief(ready, new_writer(ready, "web"))
+    name = thief.snapshot(1, None, time_ns=ready.clock.now_ns() + 365 * 24 * 3600 * 10**9)
+    report = ready.restore("latest", ready.base / "target")
+    assert report.snapshot_id == honest.snapshot_id
+    assert any(name.rpartition("-")[2][:8] in text and "future" in text for text in ready.warnings)

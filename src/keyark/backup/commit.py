@@ -17,7 +17,8 @@ from keyark.backup.unchanged import Records
 from keyark.errors import HistoryError, IntegrityError, ObjectExists, ObjectNotFound
 from keyark.repository.credentials import Credential
 from keyark.repository.epochs import Epoch
-from keyark.repository.history import REPLACE_WINDOW, Chain, Head, History
+from keyark.repository.fetching import fetch
+from keyark.repository.history import MAX_GAP, REPLACE_WINDOW, Chain, Head, History
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
 from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
 from keyark.repository.packlists import PackUse, encode_pack_list, encode_rows, group
@@ -215,10 +216,11 @@ def _newest_own(repository: Repository, writer: Credential, chain: Chain, known:
         name = parse_name(info.name)
         if name is None or name.number is None or name.number <= (0 if newest is None else newest[0]):
             continue
+        if name.number > MAX_GAP + (0 if known is None else known[0]):
+            continue  # whoever has the key may have put it there so that nobody can follow
         try:
-            found = decode_snapshot(
-                repository.storage.get(info.name), info.name, repository.id, writer.signing.public()
-            )
+            data = fetch(repository.storage, info.name, ObjectType.SNAPSHOT)
+            found = decode_snapshot(data, info.name, repository.id, writer.signing.public())
         except (IntegrityError, ObjectNotFound):
             continue  # not ours: whoever can write to the storage may have put it there
         newest = (found.head.sequence, found.id)
@@ -238,7 +240,15 @@ def lost_objects(
     packs = present_packs(repository)
     prefix = f"packlists/{compartment.hex()}/"
     found = {name.sha256 for info in repository.storage.list(prefix) if (name := parse_name(info.name)) is not None}
-    lost = {use.sha256 for use in uses if use.sha256 in marked or packs.get(use.sha256) != use.size}
+
+    def sound(name: bytes, size: int) -> bool:
+        return name not in marked and packs.get(name) == size
+
+    def superseded(name: bytes) -> bool:
+        *_, last = marks.names_of(name)
+        return last != name and sound(last, marks.resealed[last])
+
+    lost = {use.sha256 for use in uses if not sound(use.sha256, use.size) and not superseded(use.sha256)}
     return frozenset(lost | {item for item in lists if item in marked or item not in found})
 
 

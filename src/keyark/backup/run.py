@@ -148,6 +148,12 @@ class _Backup:
 
         if any(stops(alarm) for alarm in history.alarms):
             return self.repository.history("add a snapshot", marks)
+        head = history.heads().get(chain)
+        if head is not None and not self.repository.state.made(chain, head):
+            self.context.warn(
+                f"snapshot {head[0]} ({head[1].hex()[:8]}) of this writer was not made by this machine as it remembers; "
+                "if its credential was not used elsewhere on purpose it was stolen: `keyark writer revoke`"
+            )
         for alarm in history.alarms:
             self.context.warn(f"alarm, which an administrator should look at: {alarm.what}")
         return history
@@ -161,10 +167,11 @@ class _Backup:
         lookup = repository.lookup
         lookup.sync(compartment)
         present = commit.present_packs(repository)
+        bad = marks.packs | lost | marks.superseded.keys()
         if identity is not None:
             known = lookup.cache.numbers(compartment)
-            lookup.adopt(compartment, [item for item in present if item not in known and item not in marks.packs])
-        bad = marks.packs | lost
+            unknown = [item for item in present if item not in known and item not in bad]
+            lookup.adopt(compartment, unknown, marks.resealed)
         packs = {pack.num: pack for pack in lookup.cache.packs(compartment)}
         # A pack of another size than the index says is damaged: what it holds is stored again.
         whole = {num: pack for num, pack in packs.items() if present.get(pack.sha256) == pack.size}

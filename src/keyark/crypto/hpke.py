@@ -136,8 +136,12 @@ def hpke_info(repository: bytes, compartment: bytes, context: bytes, suite: int,
 
 
 def seal_to(public: PublicKey, plaintext: bytes, info: bytes) -> bytes:
-    """Seal to a public key: encapsulated key, then ciphertext."""
-    return _suites()[public.kem].encrypt(plaintext, _parse_public(public.kem, public.data), info=info)
+    """Seal to a public key: encapsulated key, then ciphertext. DamagedError when the key is malformed or of low order."""
+    parsed = _parse_public(public.kem, public.data)
+    try:
+        return _suites()[public.kem].encrypt(plaintext, parsed, info=info)
+    except ValueError as e:
+        raise DamagedError(f"nothing can be sealed to this public key of {public.kem.name}: {e}") from e
 
 
 def open_sealed(private: PrivateKey, ciphertext: bytes, info: bytes) -> bytes:

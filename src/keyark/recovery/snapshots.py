@@ -11,6 +11,7 @@ from keyark.recovery.model import SnapshotFilter, SnapshotInfo
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot
 
+_FUTURE_TOLERANCE = 10 * 60 * 10**9  # ns; clocks of two hosts may differ this much
 _ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar.zst", ".tar")
 
 
@@ -107,8 +108,20 @@ def resolve(
         raise NotFoundError(
             f"there is no snapshot at {repository.storage.location} yet; `keyark backup PATH` makes one"
         )
-    info = _pick(infos, text, at_ns)
+    info = _pick(_plausible(infos, text, context), text, at_ns)
     return by_id[info.id], info
+
+
+def _plausible(infos: list[SnapshotInfo], text: str | None, context: Context) -> list[SnapshotInfo]:
+    """Times are what writers claim: one in the future must not make a snapshot the latest until then."""
+    if text not in (None, "latest"):
+        return infos
+    limit = context.clock.now_ns() + _FUTURE_TOLERANCE
+    sane = [info for info in infos if info.time_ns <= limit]
+    for info in infos:
+        if info.time_ns > limit:
+            context.warn(f"snapshot {info.id[:8]} claims a time in the future; it is taken only by its id")
+    return sane or infos
 
 
 def _pick(infos: list[SnapshotInfo], text: str | None, at_ns: int | None) -> SnapshotInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keyark.errors import DamagedError
@@ -59,6 +60,13 @@ class BlockBuilder:
         raw = b"".join((table, *self._parts))
         codec, payload = compression.compress(raw)
         return Block(tuple(self.ids), _HEAD.pack(codec, len(raw), len(payload)), payload, self.size)
+
+
+def sealed_again(plain: bytes, ids: Sequence[bytes], chunks: Sequence[memoryview]) -> Block:
+    """A decrypted block that `split_block` took apart, as it was compressed, without its padding; to be sealed anew."""
+    _, _, packed_length = _HEAD.unpack_from(plain)
+    payload = plain[_HEAD.size : _HEAD.size + packed_length]
+    return Block(tuple(ids), plain[: _HEAD.size], payload, sum(map(len, chunks)))
 
 
 def split_block(plain: bytes, count: int, what: str) -> list[memoryview]:

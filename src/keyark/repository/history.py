@@ -17,7 +17,7 @@ from keyark.repository.snapshots import Snapshot
 # How far back a snapshot may replace another: as many runs of one writer may overlap. Small, so that a thief of its
 # credential cannot explain away what is missing from older snapshots.
 REPLACE_WINDOW = 16
-
+MAX_GAP = 1000  # numbers; a larger jump in a chain was never a loss
 Chain = tuple[bytes, bytes]  # compartment, writer
 Head = tuple[int, bytes]  # sequence, snapshot id
 
@@ -51,17 +51,43 @@ class History:
     refused: tuple[Snapshot, ...] = ()  # rightly signed, but of a revoked writer or in a forgotten one's place
 
     def heads(self) -> dict[Chain, Head]:
-        """The newest snapshot of every chain, forgotten ones included."""
-        result: dict[Chain, Head] = {}
-        for snapshot in (*self.live, *self.forgotten):
-            chain = (snapshot.head.compartment, snapshot.head.writer)
-            if chain not in result or result[chain][0] < snapshot.head.sequence:
-                result[chain] = (snapshot.head.sequence, snapshot.id)
+        """The newest snapshot of every chain, forgotten ones included, as far as the chain goes without an impossible jump."""
+        known: dict[Chain, dict[int, bytes]] = defaultdict(dict)
         for stone in self.buried:
-            chain = (stone.compartment, stone.writer)
-            if chain not in result or result[chain][0] < stone.sequence:
-                result[chain] = (stone.sequence, stone.snapshot)
+            known[stone.compartment, stone.writer][stone.sequence] = stone.snapshot
+        for snapshot in (*self.live, *self.forgotten):
+            known[snapshot.head.compartment, snapshot.head.writer][snapshot.head.sequence] = snapshot.id
+        result = {}
+        for chain, numbers in known.items():
+            end = plausible_end(numbers)
+            if end in numbers:
+                result[chain] = (end, numbers[end])
         return result
+
+    def plausible_ends(self) -> dict[Chain, int]:
+        """For every chain the number up to which it goes without an impossible jump."""
+        return {chain: head[0] for chain, head in self.heads().items()}
+
+
+def plausible_end(numbers: Iterable[int]) -> int:
+    """The highest number of a chain that follows without a jump too large to be a loss: what lies behind is an attack."""
+    end = 0
+    for number in sorted(numbers):
+        if number > end + MAX_GAP:
+            break
+        end = number
+    return end
+
+
+def gaps(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """The numbers from 1 on that are missing before the highest, as ranges: a forger may claim any number."""
+    result = []
+    expected = 1
+    for number in sorted(numbers):
+        if number > expected:
+            result.append((expected, number - 1))
+        expected = max(expected, number + 1)
+    return result
 
 
 def judge(
@@ -205,11 +231,9 @@ def _judge_chain(
                 "tombstone; the repository went back or was replaced",
             )
         )
-    alarms += [
-        Alarm(folder, f"{folder}: snapshot {number} is missing without a tombstone")
-        for number in range(1, newest + 1)
-        if not known.get(number)
-    ]
+    for first, last in gaps(number for number, ids in known.items() if ids and number > 0):
+        which = f"snapshot {first} is" if first == last else f"snapshots {first} to {last} are"
+        alarms.append(Alarm(folder, f"{folder}: {which} missing without a tombstone"))
     for number, ids in sorted(known.items()):
         standing = ids - stones.get(number, set())
         if len(standing) > 1:
@@ -275,12 +299,14 @@ def missing(history: History, pinned: Mapping[Chain, Head], current: Keyring) ->
             wanted[(compartment, writer), number, seen] = None
     for chain, (number, seen) in pinned.items():
         wanted[chain, number, seen] = None
-    lost = {key: None for key in wanted if key[2] not in known[key[0]][key[1]]}
+    reach = {chain: plausible_end(numbers) + MAX_GAP for chain, numbers in known.items()}
+    lost = {key: None for key in wanted if key[2] not in known[key[0]][key[1]] and key[1] <= reach.get(key[0], MAX_GAP)}
     result = [Tombstone(chain[0], chain[1], number, seen) for chain, number, seen in lost]
     for stone in result:
         known[stone.compartment, stone.writer][stone.sequence].add(stone.snapshot)
     for chain, numbers in known.items():
-        highest = max((number for number, ids in numbers.items() if ids), default=0)
-        empty = [number for number in range(1, highest + 1) if not numbers.get(number)]
-        result += [Tombstone(chain[0], chain[1], number, bytes(32)) for number in empty]
+        filled = [number for number, ids in numbers.items() if ids]
+        end = plausible_end(filled)
+        for first, last in gaps(number for number in filled if number <= end):
+            result += [Tombstone(chain[0], chain[1], number, bytes(32)) for number in range(first, last + 1)]
     return result

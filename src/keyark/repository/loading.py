@@ -24,8 +24,9 @@ Rejected = tuple[str, str]  # object name, what is wrong with it
 
 
 def load_marks(storage: Storage, keyring: Keyring) -> Marks:
-    """Every valid mark; those that fail are listed as rejected and count for nothing."""
-    operators = {name: item.verify for name, item in keyring.operators.items() if not item.revoked}
+    """Every valid mark; those that fail are listed as rejected, those of revoked operators as retired. Neither counts."""
+    operators = {name: item.verify for name, item in keyring.operators.items()}
+    revoked = {name for name, item in keyring.operators.items() if item.revoked}
 
     def load(name: str) -> Mark | Rejected | None:
         try:
@@ -38,9 +39,11 @@ def load_marks(storage: Storage, keyring: Keyring) -> Marks:
     names = [info.name for info in storage.list("marks/")]
     rejected = [(name, f"{name}: not the name of a mark") for name in names if not _is(name, ObjectType.MARK)]
     found = _map(load, (name for name in names if _is(name, ObjectType.MARK)))
+    signed = [item for item in found if isinstance(item, Mark)]
     return merge(
-        [item for item in found if isinstance(item, Mark)],
+        [item for item in signed if item.signer not in revoked],
         rejected + [item for item in found if isinstance(item, tuple)],
+        [item.name for item in signed if item.signer in revoked],
     )
 
 

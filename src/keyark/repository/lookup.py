@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from keyark.errors import IntegrityError, NoKeyError, ObjectExists, ObjectNotFound
@@ -106,8 +106,11 @@ class Lookup:
             known = self.cache.numbers(compartment)
         return {sha256: self.cache.pack(known[sha256]) for sha256 in names if sha256 in known}
 
-    def adopt(self, compartment: bytes, unknown: Iterable[bytes]) -> None:
-        """Packs of this compartment that no index names, left by a crash: verified as a whole and taken over."""
+    def adopt(self, compartment: bytes, unknown: Iterable[bytes], vouched: Container[bytes]) -> None:
+        """Packs of this compartment that no index names, left by a crash: verified as a whole and taken over.
+
+        ``vouched`` are those that the root re-sealed and names in a mark: their directory is enough.
+        """
         for sha256 in unknown:
             key = _FOREIGN + sha256
             if self.cache.folder(key) is not None:
@@ -117,9 +120,12 @@ class Lookup:
                 if self.reader.head(name).compartment != compartment:
                     self.cache.put_folders([(key, b"")])
                     continue
+                if sha256 in vouched:
+                    self._ask(sha256, compartment)
+                    continue
                 data = fetch(self._storage, name, ObjectType.PACK)
                 head = self.reader.verified(name, sha256, data)
-                if self._keyring.writers[head.writer].revoked is not None:
+                if head.writer is None or self._keyring.writers[head.writer].revoked is not None:
                     continue
                 _, blocks, size = self.reader.directory(name, data)
             except ObjectNotFound:
@@ -147,7 +153,13 @@ class Lookup:
 
     def restrict(self, uses: Sequence[PackUse], compartment: bytes) -> dict[int, CachedPack]:
         """The packs of its compartment that a snapshot lists, by local number: only through these its chunks resolve."""
-        return {pack.num: pack for pack in self.ensure_packs([use.sha256 for use in uses], compartment).values()}
+        result: dict[int, CachedPack] = {}
+        todo = [use.names for use in uses]
+        while todo:  # a superseded pack serves where the one that superseded it is not there (yet)
+            found = self.ensure_packs([names[0] for names in todo], compartment)
+            result |= {pack.num: pack for pack in found.values()}
+            todo = [names[1:] for names in todo if names[0] not in found and names[1:]]
+        return result
 
 
 def _indexed(sha256: bytes, kind: int, size: int, blocks: Sequence[BlockPlace]) -> IndexedPack:

@@ -1,7 +1,8 @@
 """Marks: signed statements of an operator (docs/format.md, section 10).
 
 A *mark* says that writers must treat objects as absent; an *intent* that a sweep is about to delete marked objects; a
-*tombstone* that snapshots were forgotten; *seen* when an operator first saw snapshots.
+*tombstone* that snapshots were forgotten; *seen* when an operator first saw snapshots. *Supersedes*, which only the root may
+sign, says that a pack holds the same chunks as another under a new key.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ MARK = "mark"
 INTENT = "intent"
 TOMBSTONE = "tombstone"
 SEEN = "seen"
-_KINDS = (MARK, INTENT, TOMBSTONE, SEEN)
+SUPERSEDES = "supersedes"
+_KINDS = (MARK, INTENT, TOMBSTONE, SEEN, SUPERSEDES)
 PACK_TARGET = 0  # kinds of marked objects
 PACK_LIST_TARGET = 1
 _BATCH = 5000  # rows in one object
@@ -37,6 +39,7 @@ _ROWS = {
     INTENT: is_row(lambda value: value in (PACK_TARGET, PACK_LIST_TARGET), is_bytes(32)),
     TOMBSTONE: is_row(is_bytes(16), is_bytes(16), is_count, is_bytes(32)),
     SEEN: is_row(is_bytes(32), optional(is_count)),
+    SUPERSEDES: is_row(is_bytes(32), is_bytes(32), is_count),
 }
 
 
@@ -73,6 +76,18 @@ class Marks:
     last_look_ns: int | None = None
     objects: tuple[Mark, ...] = ()
     rejected: tuple[tuple[str, str], ...] = ()
+    superseded: Mapping[bytes, tuple[bytes, ...]] = field(
+        default_factory=dict
+    )  # pack -> those that hold the same, oldest first
+    resealed: Mapping[bytes, int] = field(default_factory=dict)  # packs that supersede others, with their sizes
+    retired: tuple[str, ...] = ()  # of revoked operators: the root has repeated what counts of them
+
+    def names_of(self, pack: bytes) -> tuple[bytes, ...]:
+        """All packs that hold what ``pack`` does: itself first, the one to be used last."""
+        names = [pack]
+        for name in names:
+            names += [item for item in self.superseded.get(name, ()) if item not in names]
+        return tuple(names)
 
 
 def encode_marks(
@@ -97,7 +112,7 @@ def encode_marks(
 def decode_mark(
     data: bytes, name: str, repository: bytes, root: VerifyKey, operators: Mapping[bytes, VerifyKey]
 ) -> Mark:
-    """Read and verify a mark: signed by the root or by an operator of standing."""
+    """Read and verify a mark: signed by the root or by one of ``operators``."""
     parsed = wire.parse(data, ObjectType.MARK, name)
     header = wire.expect(parsed.header, _HEAD, name)
     if header["r"] != repository:
@@ -111,12 +126,14 @@ def decode_mark(
     wire.verify(parsed, key, repository, name)
     rows = wire.unpack(parsed.body, name)
     kind = header["k"]
+    if kind == SUPERSEDES and signer is not None:
+        raise ForgedError(f"{name}: only the root may say that a pack supersedes another")
     if not is_list(_ROWS[kind])(rows):
         raise DamagedError(f"{name}: its rows are malformed")
     return Mark(name, kind, header["t"], signer, tuple(tuple(row) for row in rows))
 
 
-def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = ()) -> Marks:
+def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = (), retired: Iterable[str] = ()) -> Marks:
     """One view over all mark objects."""
     objects = tuple(marks)
     packs: set[bytes] = set()
@@ -125,7 +142,9 @@ def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = ()) -> Ma
     tombstones: dict[bytes, Tombstone] = {}
     seen: dict[bytes, tuple[int, int | None]] = {}
     last_look: int | None = None
-    for mark in objects:
+    superseded: dict[bytes, list[bytes]] = {}
+    resealed: dict[bytes, int] = {}
+    for mark in sorted(objects, key=lambda item: (item.time_ns, item.name)):
         if mark.kind == MARK:
             for target, sha256 in mark.rows:
                 (packs if target == PACK_TARGET else lists).add(sha256)
@@ -133,6 +152,10 @@ def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = ()) -> Ma
             intended.update(row[1] for row in mark.rows)
         elif mark.kind == TOMBSTONE:
             tombstones.update({row[3]: Tombstone(*row) for row in mark.rows})
+        elif mark.kind == SUPERSEDES:
+            for old, new, size in mark.rows:
+                superseded.setdefault(old, []).append(new)
+                resealed[new] = size
         else:
             last_look = mark.time_ns if last_look is None else max(last_look, mark.time_ns)
             for snapshot, before in mark.rows:
@@ -147,4 +170,7 @@ def merge(marks: Iterable[Mark], rejected: Iterable[tuple[str, str]] = ()) -> Ma
         last_look,
         objects,
         tuple(rejected),
+        {old: tuple(new) for old, new in superseded.items()},
+        resealed,
+        tuple(retired),
     )

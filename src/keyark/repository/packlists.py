@@ -29,6 +29,12 @@ class PackUse:
     size: int  # stored bytes
     data_length: int  # bytes of all its chunks
     used: int
+    earlier: tuple[bytes, ...] = ()  # packs that hold the same under older keys: the one that the list names, and so on
+
+    @property
+    def names(self) -> tuple[bytes, ...]:
+        """Every pack that serves, the best first."""
+        return (self.sha256, *reversed(self.earlier))
 
 
 def group(uses: Sequence[PackUse]) -> Iterator[tuple[PackUse, ...]]:

@@ -15,7 +15,7 @@ from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
 from keyark.repository.blocks import MAX_CHUNKS, MAX_RAW, Block, split_block
 from keyark.repository.names import pack_name
-from keyark.repository.wire import Head, ObjectType, is_bytes, is_count, is_data
+from keyark.repository.wire import Head, ObjectType, is_bytes, is_count, is_data, optional
 from keyark.secret import Secret
 
 PACK_TARGET = 16 << 20  # bytes after which a pack is closed
@@ -24,7 +24,7 @@ _ENTRY = struct.Struct(">II")  # sealed length of the block, number of chunks
 _FIELDS = {
     "r": is_bytes(32),
     "c": is_bytes(16),
-    "w": is_bytes(16),
+    "w": optional(is_bytes(16)),
     "e": is_bytes(16),
     "g": is_count,
     "t": lambda value: value in (0, 1),
@@ -50,7 +50,7 @@ class PackFacts:
 
     repository: bytes
     compartment: bytes
-    writer: bytes
+    writer: bytes | None  # None: re-sealed by the root
     epoch: bytes
     epoch_public: PublicKey
     generation: int  # of the compartment's id and index keys
@@ -82,9 +82,10 @@ def _data_key_info(repository: bytes, compartment: bytes, epoch: bytes, suite: i
 class PackAssembler:
     """Seals blocks into packs. The last block of a pack is only known afterwards, so one block is held back."""
 
-    def __init__(self, facts: PackFacts, kind: int) -> None:
+    def __init__(self, facts: PackFacts, kind: int, target: int = PACK_TARGET) -> None:
         self._facts = facts
         self._kind = kind
+        self._target = target
         self._begin()
 
     def _begin(self) -> None:
@@ -99,7 +100,7 @@ class PackAssembler:
         """Add a block; returns the pack that it completed, if any."""
         self._seal_held(last=False)
         self._held = block
-        return self.finish() if self._size + block.length >= PACK_TARGET else None
+        return self.finish() if self._size + block.length >= self._target else None
 
     def finish(self) -> SealedPack | None:
         """Close the pack under way; None when there is nothing in it."""
@@ -212,7 +213,7 @@ class PackHead:
     head: Head
     name: str
     compartment: bytes
-    writer: bytes
+    writer: bytes | None  # None: the root
     epoch: bytes
     generation: int
     kind: int
@@ -269,14 +270,19 @@ def open_block(
     pack: PackHead, aead: Aead, number: int, place: BlockPlace, sealed: bytes, *, last: bool
 ) -> list[memoryview]:
     """Decrypt and split one block; DamagedError when it is not what was sealed there."""
+    plain = decrypt_block(pack, aead, number, place, sealed, last=last)
+    return split_block(plain, place.count, f"{pack.name}, block {number}")
+
+
+def decrypt_block(pack: PackHead, aead: Aead, number: int, place: BlockPlace, sealed: bytes, *, last: bool) -> bytes:
+    """Decrypt one block; DamagedError when it is not what was sealed there."""
     what = f"{pack.name}, block {number}"
     if len(sealed) != place.length:
         raise DamagedError(f"{what}: truncated")
     try:
-        plain = aead.decrypt(stream_nonce(number, last), sealed, pack.head.digest)
+        return aead.decrypt(stream_nonce(number, last), sealed, pack.head.digest)
     except DamagedError as e:
         raise DamagedError(f"{what}: damaged (authentication failed)") from e
-    return split_block(plain, place.count, what)
 
 
 def check_whole(data: bytes, name: str, sha256: bytes, repository: bytes, signer: VerifyKey) -> None:

@@ -120,6 +120,7 @@ class RepositoryState:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.credential_path = os.path.join(folder, "writer.credential")
+        self._reseal_path = os.path.join(folder, "reseal.json")
         self._pins_path = os.path.join(folder, "pins.json")
         self._unconfirmed_path = os.path.join(folder, "unconfirmed.json")
 
@@ -190,6 +191,13 @@ class RepositoryState:
         with self.locked():
             self._write_unconfirmed([*self._unconfirmed(), (chain, *head)])
 
+    def made(self, chain: tuple[bytes, bytes], head: tuple[int, bytes]) -> bool:
+        """Whether this machine may have made a snapshot: not when it is newer than all that it remembers of the chain."""
+        if any((key, number, item) == (chain, *head) for key, number, item in self._unconfirmed()):
+            return True  # read before the pins: what is confirmed meanwhile is in those
+        known = self.read_pins().heads.get(chain)
+        return known is None or known[0] >= head[0]
+
     def confirm(self, chain: tuple[bytes, bytes], snapshot: bytes) -> None:
         """A snapshot was reported done, or another replaces it."""
         with self.locked():
@@ -206,6 +214,19 @@ class RepositoryState:
         kept = rows[-_MAX_UNCONFIRMED:]
         value = [[c.hex(), w.hex(), number, sha.hex()] for (c, w), number, sha in kept]
         write_state(self._unconfirmed_path, json.dumps(value).encode())
+
+    def read_reseal(self) -> dict[str, Any] | None:
+        """The re-sealing under way from this machine: for each compartment the epoch that data is sealed to anew."""
+        value: dict[str, Any] | None = _read_json(self._reseal_path)
+        return value
+
+    def write_reseal(self, value: dict[str, Any] | None) -> None:
+        """Remember a re-sealing under way; None when it is done."""
+        if value is not None:
+            write_private(self._reseal_path, json.dumps(value).encode())
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._reseal_path)
 
     def read_epoch(self, writer: bytes) -> dict[str, Any] | None:
         """The current epoch of a writer on this machine, as `keyark.repository.epochs` stored it."""

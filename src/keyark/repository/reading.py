@@ -10,9 +10,10 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keyark.crypto.signing import signature_length
+from keyark.crypto.signing import VerifyKey, signature_length
 from keyark.crypto.suites import FIPS_SUITES, Aead
 from keyark.errors import DamagedError, ForgedError, ObjectNotFound
+from keyark.repository.blocks import Block, sealed_again, split_block
 from keyark.repository.cache import CachedPack
 from keyark.repository.chunkids import chunk_id_function
 from keyark.repository.keyring import Keyring
@@ -21,7 +22,9 @@ from keyark.repository.packs import (
     BlockPlace,
     PackHead,
     check_whole,
+    decrypt_block,
     directory_range,
+    iterate_ids,
     open_block,
     parse_pack_head,
     read_directory,
@@ -51,6 +54,17 @@ class OpenPack:
         place = self.blocks[number]
         sealed = self.fetch(place.offset, place.length)
         return open_block(self.head, self.aead, number, place, sealed, last=number == len(self.blocks) - 1)
+
+    def again(self, number: int) -> Block:
+        """One block for sealing anew, every chunk of it checked against its id. DamagedError names pack and block."""
+        place = self.blocks[number]
+        sealed = self.fetch(place.offset, place.length)
+        plain = decrypt_block(self.head, self.aead, number, place, sealed, last=number == len(self.blocks) - 1)
+        chunks = split_block(plain, place.count, f"{self.head.name}, block {number}")
+        ids = list(iterate_ids(place))
+        for position, chunk_id in enumerate(ids):
+            self.chunk(chunks, position, chunk_id)
+        return sealed_again(plain, ids, chunks)
 
     def chunk(self, chunks: list[memoryview], position: int, expected: bytes) -> memoryview:
         """One chunk of a block, checked against its id."""
@@ -91,9 +105,7 @@ class PackReader:
         return OpenPack(head, aead, blocks, fetch, self._id_function(head.compartment, head.generation, head.kind))
 
     def _check_head(self, head: PackHead, pack: CachedPack) -> None:
-        writer = self._keyring.writers.get(head.writer)
-        if writer is None or writer.compartment != head.compartment:
-            raise ForgedError(f"{head.name}: its writer is not one of its compartment")
+        self._signer(head)
         if head.compartment != pack.compartment or head.kind != pack.kind:
             raise ForgedError(f"{head.name}: is of another compartment or kind than the index says")
 
@@ -118,11 +130,17 @@ class PackReader:
     def verified(self, name: str, sha256: bytes, data: bytes) -> PackHead:
         """Check a whole pack's bytes: name, header, signature."""
         head = parse_pack_head(data, name, self._keyring.repository)
+        check_whole(data, name, sha256, self._keyring.repository, self._signer(head))
+        return head
+
+    def _signer(self, head: PackHead) -> VerifyKey:
+        """Who must have signed a pack: the writer it names, of its compartment, or the root where it was re-sealed."""
+        if head.writer is None:
+            return self._keyring.root
         writer = self._keyring.writers.get(head.writer)
         if writer is None or writer.compartment != head.compartment:
-            raise ForgedError(f"{name}: its writer is not one of its compartment")
-        check_whole(data, name, sha256, self._keyring.repository, writer.verify)
-        return head
+            raise ForgedError(f"{head.name}: its writer is not one of its compartment")
+        return writer.verify
 
     def head(self, name: str) -> PackHead:
         """A pack's header, checked for form and repository only."""

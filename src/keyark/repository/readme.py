@@ -17,6 +17,7 @@ from keyark.repository import names
 from keyark.repository.keyring import Keyring
 from keyark.storage.protocol import Storage
 
+_MAX_PLAIN = 16 << 20  # bytes of either file that are looked at; neither is anywhere near
 _TEXT = """\
 This folder is a Keyark repository: an encrypted backup of cryptographic keys and secrets.
 
@@ -106,7 +107,7 @@ def judge(storage: Storage, chain: Iterable[Keyring]) -> Iterator[tuple[str, str
 
 def _digest(storage: Storage, name: str) -> bytes | None:
     try:
-        return hashlib.sha256(storage.get(name)).digest()
+        return hashlib.sha256(storage.get(name, 0, _MAX_PLAIN)).digest()
     except ObjectNotFound:
         return None
     except DamagedError:

@@ -58,7 +58,7 @@ except ImportError as problem:
 
 MIB = 1 << 20
 KEYRING, SLOT_WRAP, KEY_WRAP, PACK, INDEX, SNAPSHOT, MARK, PACK_LIST = range(1, 9)
-LIMITS = {KEYRING: 64, SLOT_WRAP: 1 / 16, KEY_WRAP: 1 / 16, PACK: 256, SNAPSHOT: 64, PACK_LIST: 64}  # MiB
+LIMITS = {KEYRING: 64, SLOT_WRAP: 1 / 16, KEY_WRAP: 1 / 16, PACK: 256, SNAPSHOT: 64, MARK: 16, PACK_LIST: 64}  # MiB
 ROOT = None  # as the signer in headers
 
 
@@ -340,11 +340,35 @@ class Repository:
     def load_signed(self, name: str, kind: int, compartment: bytes | None = None) -> Object:
         """Also verify it by its writer's key, and that it lies where it belongs."""
         thing = self.load(name, kind)
+        if kind == PACK and thing.header["w"] is ROOT:  # re-sealed
+            thing.verify(self.id, self.ring["root"])
+            return thing
         writer = self.ring["writers"][thing.header["w"].hex()]
         thing.verify(self.id, writer["verify"])
         if thing.header["c"] != (compartment or thing.header["c"]) or thing.header["c"] != writer["compartment"]:
             raise ValueError("belongs to another compartment")
         return thing
+
+    @functools.cached_property
+    def superseded(self) -> dict[bytes, list[bytes]]:
+        """Packs, and those in which the root has sealed the same chunks anew: section 10."""
+        found: dict[bytes, list[bytes]] = {}
+        for name in self.names("marks/*"):
+            with contextlib.suppress(Failure), reading(name):  # a damaged mark shows where a pack is missed
+                thing = self.load(name, MARK)
+                if thing.header["k"] == "supersedes":
+                    thing.verify(self.id, self.ring["root"])
+                    for old, new, _ in unpack(thing.body):
+                        found.setdefault(old, []).append(new)
+        return found
+
+    def pack_names(self, digest: bytes) -> list[str]:
+        """Every pack that holds what the listed one does and that is there, the newest first; or the listed one."""
+        same = [digest]
+        for known in same:
+            same += [pack for pack in self.superseded.get(known, []) if pack not in same]
+        names = [f"packs/{pack.hex()[:2]}/{pack.hex()}" for pack in same]
+        return [name for name in reversed(names) if (self.folder / name).exists()] or names[:1]
 
     def open_slot(self, kind: str, secret: bytes) -> bool:
         """Find the slot that the secret opens: section 4."""
@@ -408,7 +432,7 @@ class Repository:
         both, _ = self.wrapped(folder, "compartment", compartment, number.to_bytes(4, "big"), ROOT)
         return both[:32], both[32:]
 
-    def epoch_key(self, compartment: bytes, epoch: bytes, writer: bytes) -> BoxKey:
+    def epoch_key(self, compartment: bytes, epoch: bytes, writer: bytes | None) -> BoxKey:
         key, public = self.wrapped(f"{compartment.hex()}/{epoch.hex()}", "epoch", compartment, epoch, writer)
         if sha256(bytes([public[0]]) + public[1])[:16] != epoch:
             raise ValueError("the epoch's wrap holds the key of another epoch")
@@ -558,9 +582,11 @@ class Chunks:
                 number = thing.header["l"]
                 key, context = repo.listing_key(number), number.to_bytes(4, "big")
                 rows = key.open(thing.body, (repo.id, compartment), context, 0, "pack list")
-                for pack in (rows[at : at + 32].hex() for at in range(0, len(rows), 56)):
-                    with repo.going_on(), reading(name := f"packs/{pack[:2]}/{pack}"):
-                        self.add(Pack(repo, name, compartment))
+                for listed in (rows[at : at + 32] for at in range(0, len(rows), 56)):
+                    for name in repo.pack_names(listed):
+                        with repo.going_on(), reading(name):
+                            self.add(Pack(repo, name, compartment))
+                            break
 
     def add(self, pack: Pack) -> None:
         for number, (_, _, ids) in enumerate(pack.blocks):

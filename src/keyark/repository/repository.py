@@ -46,6 +46,7 @@ class Repository:
         self.context = context
         self.accept_rollback = accept_rollback
         self._lookup: Lookup | None = None
+        self._marks: Marks | None = None  # those of the last look
         self._pack_lists: dict[bytes, tuple[PackUse, ...]] = {}
 
     # -- facts -----------------------------------------------------------------------------------------------------
@@ -118,7 +119,13 @@ class Repository:
         return self._lookup
 
     def marks(self) -> Marks:
-        return loading.load_marks(self.storage, self.keyring)
+        self._marks = loading.load_marks(self.storage, self.keyring)
+        return self._marks
+
+    @property
+    def last_marks(self) -> Marks:
+        """The marks as they were last read; they decide which packs serve for those that snapshots list."""
+        return self.marks() if self._marks is None else self._marks
 
     def judge_history(self, marks: Marks | None = None) -> History:
         """Load every snapshot and judge the chains. Alarms are in the result.
@@ -196,11 +203,18 @@ class Repository:
             return None
 
     def pack_uses(self, snapshot: Snapshot) -> tuple[PackUse, ...]:
-        """The packs that a snapshot lists. Needs the listing key."""
+        """The packs that a snapshot lists, or what superseded them. Needs the listing key."""
         result: list[PackUse] = []
         for sha256 in snapshot.head.pack_lists:
             result += self._pack_list(snapshot, sha256)
-        return tuple(result)
+        return tuple(map(self._current, result))
+
+    def _current(self, use: PackUse) -> PackUse:
+        marks = self.last_marks
+        *earlier, name = marks.names_of(use.sha256)
+        if not earlier:
+            return use
+        return replace(use, sha256=name, size=marks.resealed[name], earlier=tuple(earlier))
 
     def _pack_list(self, snapshot: Snapshot, sha256: bytes) -> tuple[PackUse, ...]:
         if sha256 not in self._pack_lists:

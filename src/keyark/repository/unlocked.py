@@ -171,10 +171,10 @@ class Unlocked:
             return CompartmentKeys(generation, Secret(secret[:32]), Secret(secret[32:]))
         raise NoKeyError(f"the key at hand does not open compartment {compartment.hex()[:12]}, keys {generation}")
 
-    def epoch(self, compartment: bytes, epoch: bytes, writer: bytes) -> PrivateKey:
+    def epoch(self, compartment: bytes, epoch: bytes, writer: bytes | None) -> PrivateKey:
         """The private key of an epoch; only a slot opens it.
 
-        ForgedError unless the epoch was made by ``writer``, or sealed anew by the root.
+        ForgedError unless the epoch was made by ``writer`` (None: the root), or sealed anew by the root.
         """
         private, signer = self._epoch(compartment, epoch)
         if signer not in (None, writer):
@@ -193,6 +193,9 @@ class Unlocked:
             place = epoch_place(compartment, epoch)
             opened = self._open(place, self.slot)
             if opened is None:
+                own = self.keyring.slots.get(self.slot[0])
+                if own is not None and own.opens(compartment):  # every epoch of its compartments is sealed to it
+                    raise DamagedError(f"{place.name(self.slot[0])} is missing: this key cannot open what it seals")
                 raise NoKeyError(
                     f"this key does not open epoch {epoch.hex()[:12]} of compartment {compartment.hex()[:12]}"
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from keyark.errors import DamagedError, IntegrityError, ObjectNotFound
 from keyark.repository import names, readme
@@ -124,6 +124,21 @@ def _needed(repository: Repository) -> Iterable[tuple[str, str]]:
         for writer in writers:
             name = names.compartment_wrap_name(compartment, item.generation, writer)
             yield name, f"writer {writer.hex()[:8]} cannot add snapshots"
+
+
+def check_pack_epochs(
+    repository: Repository, epochs: Mapping[tuple[bytes, bytes], Iterable[bytes]], findings: Findings
+) -> None:
+    """Each epoch that packs are sealed to must be sealed to every current slot: packs outlive the snapshots of their epoch."""
+    for (compartment, epoch), packs in epochs.items():
+        present = {info.name for info in repository.storage.list(f"wraps/{compartment.hex()}/{epoch.hex()}/")}
+        for slot in repository.keyring.slots_of(compartment):
+            name = names.epoch_wrap_name(compartment, epoch, slot)
+            if name not in present:
+                count = len(list(packs))
+                findings.bad(
+                    name, f"{name} is missing: slot {slot.hex()[:8]} cannot read {count} packs sealed under it"
+                )
 
 
 def _check_epochs(

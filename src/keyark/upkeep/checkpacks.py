@@ -34,6 +34,7 @@ class PackCheck:
     read: int = 0
     bytes_read: int = 0
     content: bool = False
+    epochs: dict[tuple[bytes, bytes], set[bytes]] = field(default_factory=dict)  # compartment, epoch -> its packs
     digests: dict[bytes, bytes] = field(default_factory=dict)  # what packs whose content was read say about themselves
 
     def compare(self, claims: Claims, findings: Findings) -> None:
@@ -59,7 +60,13 @@ def check_presence(
     listed: set[bytes] = set()
     for snapshot, packs in uses.items():
         for use in packs:
-            listed.add(use.sha256)
+            found = next((item for item in use.names if item in present), use.sha256)
+            listed.add(found)
+            if found != use.sha256:
+                findings.note(
+                    pack_name(use.sha256), f"{pack_name(use.sha256)}: gone; the pack that it supersedes serves"
+                )
+                continue
             name = pack_name(use.sha256)
             size = present.get(use.sha256)
             if size == use.size:
@@ -128,7 +135,8 @@ def read_packs(
         check.read += 1
         check.bytes_read += len(data)
         try:
-            lookup.reader.verified(name, sha256, data)
+            head = lookup.reader.verified(name, sha256, data)
+            check.epochs.setdefault((head.compartment, head.epoch), set()).add(sha256)
             if repository.can_read:
                 check.content = _check_content(lookup, name, sha256, data, check) or check.content
         except IntegrityError as e:

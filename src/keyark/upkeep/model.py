@@ -168,3 +168,12 @@ class DoctorReport:
     @property
     def healthy(self) -> bool:
         return all(check.status != "failed" for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class ResealReport:
+    """What a re-sealing did. The packs that it superseded go with the next `prune`."""
+
+    packs: int
+    bytes: int  # stored anew
+    superseded: int  # packs that are still there and that nothing needs any more

@@ -64,9 +64,9 @@ class _Prune:
     def run(self) -> PruneReport:
         marks = self.repository.marks()
         history = self._history(marks)
-        listed = self._listed(history)
-        forgotten = self._resting_on(history.forgotten)
         packs = self._objects("packs/", ObjectType.PACK)
+        listed = self._listed(history)
+        forgotten = self._resting_on(history.forgotten) | marks.superseded.keys()
         lists = self._objects("packlists/", ObjectType.PACK_LIST)
         unlisted = {(PACK_TARGET, item) for item in packs if item not in listed.packs}
         unlisted |= {(PACK_LIST_TARGET, item) for item in lists if item not in listed.lists}
@@ -109,13 +109,19 @@ class _Prune:
         return history
 
     def _listed(self, history: History) -> _Listed:
+        """What live snapshots rest on. A pack that was superseded goes only when the one in its place is there, unmarked.
+
+        The presence of packs is read after the marks that say so: see docs/format.md, section 12.
+        """
         result = _Listed()
+        marked = self.repository.last_marks.packs
+        sound = {item for item in self._objects("packs/", ObjectType.PACK) if item not in marked}
         newest = set(history.heads().values())
         for snapshot in history.live:
             self.context.cancel.check()
             result.lists.update(snapshot.head.pack_lists)
             for use in self._uses(snapshot, history):
-                result.packs.add(use.sha256)
+                result.packs.update((use.sha256,) if use.sha256 in sound else use.names)
                 key = (snapshot.head.compartment, use.sha256)
                 result.lengths[key] = use.data_length
                 if (snapshot.head.sequence, snapshot.id) in newest:
@@ -138,7 +144,7 @@ class _Prune:
         for snapshot in snapshots:
             result.update(snapshot.head.pack_lists)
             with contextlib.suppress(IntegrityError):
-                result.update(use.sha256 for use in self.repository.pack_uses(snapshot))
+                result.update(name for use in self.repository.pack_uses(snapshot) for name in use.names)
         return result
 
     def _objects(self, prefix: str, kind: ObjectType) -> dict[bytes, ObjectInfo]:

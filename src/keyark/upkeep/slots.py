@@ -12,7 +12,8 @@ from keyark.repository.keyring import Slot
 from keyark.repository.names import parse_name, slot_wrap_name
 from keyark.repository.repository import Repository
 from keyark.upkeep.keychanges import KeyChange
-from keyark.upkeep.model import SlotInfo
+from keyark.upkeep.model import ResealReport, SlotInfo
+from keyark.upkeep.reseal import reseal_packs, reseal_under_way
 
 SHARED_FOREVER = (
     "what the removed key opened before stays readable to whoever has both it and a copy of the repository from before; "
@@ -30,6 +31,7 @@ class RotateReport:
 
     compartments: int
     epochs: int  # epochs that were sealed anew to slots that lacked them
+    resealed: ResealReport | None = None
 
 
 def list_slots(repository: Repository) -> list[SlotInfo]:
@@ -138,12 +140,18 @@ def _delete_wraps(repository: Repository, recipient: bytes) -> None:
                 repository.storage.delete(info.name)
 
 
-def rotate(repository: Repository, context: Context) -> RotateReport:
+def rotate(repository: Repository, context: Context, *, reseal: bool = False) -> RotateReport:
     """New listing, id and index keys, and a new epoch at every writer's next backup. Nothing stored is rewritten.
 
-    Chunk ids change with the id keys, so what the next backups store is stored once more.
+    Chunk ids change with the id keys, so what the next backups store is stored once more. With ``reseal`` the packs that
+    snapshots rest on are written again under new data keys; where an earlier re-sealing was interrupted it is only completed.
     """
-    context.recorder.before("key rotate", {})
+    context.recorder.before("key rotate", {"reseal": reseal})
+    if reseal and reseal_under_way(repository):
+        context.warn("completing the re-sealing that was interrupted; the keys were changed then")
+        done = reseal_packs(repository, context)
+        context.recorder.after("key rotate", {"packs": done.packs}, None)
+        return RotateReport(0, 0, done)
     keyring = repository.keyring
     change = KeyChange.begin(repository, "rotate keys")
     change.renew_listing()
@@ -154,5 +162,6 @@ def rotate(repository: Repository, context: Context) -> RotateReport:
     for compartment in published.compartments:
         for name, slot in published.slots_of(compartment).items():
             epochs += change.give_epochs((name, slot.public), compartment)
+    again = reseal_packs(repository, context) if reseal else None
     context.recorder.after("key rotate", {"compartments": len(published.compartments)}, None)
-    return RotateReport(len(published.compartments), epochs)
+    return RotateReport(len(published.compartments), epochs, again)

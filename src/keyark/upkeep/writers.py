@@ -15,7 +15,7 @@ from keyark.repository.create import new_compartment_keys, new_writer
 from keyark.repository.credentials import OPERATOR, WRITER, Credential, save_credential
 from keyark.repository.keyring import Compartment, Operator, Writer
 from keyark.repository.labels import seal_label
-from keyark.repository.marks import encode_marks
+from keyark.repository.marks import TOMBSTONE, encode_marks
 from keyark.repository.repository import Repository
 from keyark.repository.wraps import compartment_place
 from keyark.upkeep.forget import bury
@@ -177,6 +177,10 @@ def _revoke_writer(change: KeyChange, name: bytes) -> None:
     own.sort(key=lambda snapshot: snapshot.head.sequence)
     claims = Counter(snapshot.head.sequence for snapshot in own)
     forked = min((number for number, count in claims.items() if count > 1), default=None)
+    reach = history.plausible_ends().get((item.compartment, name), 0)
+    own = [
+        snapshot for snapshot in own if snapshot.head.sequence <= reach
+    ]  # behind an impossible jump nothing is accepted
     last = history.heads().get((item.compartment, name)) or (0, _NO_SNAPSHOT)
     if forked is not None:
         before = [snapshot for snapshot in own if snapshot.head.sequence < forked]
@@ -189,10 +193,13 @@ def _revoke_writer(change: KeyChange, name: bytes) -> None:
 def _revoke_operator(change: KeyChange, name: bytes) -> None:
     """The root signs the operator's marks so far, since they will not count under its own signature any more."""
     repository, keyring = change.repository, change.repository.keyring
+    reach = repository.judge_history().plausible_ends()
     for mark in repository.marks().objects:
         if mark.signer != name:
             continue
         rows: Sequence[Sequence[object]] = mark.rows
+        if mark.kind == TOMBSTONE:  # of snapshots that there may have been
+            rows = [row for row in mark.rows if row[2] <= reach.get((row[0], row[1]), 0)]
         encoded = encode_marks(mark.kind, rows, repository.id, mark.time_ns, keyring.generation, (None, change.root))
         for object_name, parts in encoded:
             repository.storage.put(object_name, parts, create_only=False)

@@ -33,6 +33,7 @@ from keyark.repository.packs import (
     PackFacts,
     SealedPack,
     check_whole,
+    decode_directory,
     directory_range,
     open_block,
     parse_pack_head,
@@ -389,6 +390,21 @@ def test_a_tree_with_names_twice_or_out_of_order_is_refused() -> None:
     for data in (one + one, two + one):
         with pytest.raises(ForgedError, match="out of order"):
             decode_segment(data, "t")
+
+
+def test_a_map_key_twice_in_a_tree_is_refused() -> None:
+    """Two readers could believe different ones: an extended attribute that one shows and the other does not."""
+    entry = encode_node(Node(b"a", FILE, 0o600, 0, 0, 0, 0, None, bytes(32), {"x": {b"k": b"1", b"q": b"2"}}))
+    assert decode_segment(entry, "t")
+    with pytest.raises(DamagedError, match="duplicate"):
+        decode_segment(entry.replace(b"\xc4\x01q", b"\xc4\x01k"), "t")
+
+
+def test_a_directory_that_announces_impossible_blocks_is_refused() -> None:
+    for length, chunks in ((1 << 31, 1), (100, (1 << 16) + 1)):
+        data = (1).to_bytes(4, "big") + length.to_bytes(4, "big") + chunks.to_bytes(4, "big") + bytes(32) * chunks
+        with pytest.raises(DamagedError, match="larger than any"):
+            decode_directory(data, 0, "x", padded=False)
 
 
 def test_a_large_folder_changes_few_segments_when_a_file_is_added() -> None:

@@ -9,7 +9,7 @@ import typer
 
 from keyark import views
 from keyark.cli.command import examples, new_app, session_of
-from keyark.cli.render import plural, relative_time
+from keyark.cli.render import human_size, plural, relative_time
 from keyark.cli.slotoptions import (
     Iterations,
     KeyDerivation,
@@ -135,16 +135,31 @@ def remove_key(
     return 0
 
 
-@app.command("rotate", epilog=examples("keyark -r /backups --key-file master.key key rotate"))
-def rotate_keys(context: typer.Context) -> int:
-    """Change listing, id and index keys for what comes. Nothing stored is rewritten; the next backups store once more."""
+@app.command("rotate", epilog=examples("keyark -r /backups --key-file master.key key rotate --reseal"))
+def rotate_keys(
+    context: typer.Context,
+    reseal: Annotated[
+        bool,
+        typer.Option(
+            "--reseal", help="also write what is stored again, under new data keys; run it again if interrupted"
+        ),
+    ] = False,
+) -> int:
+    """Change listing, id and index keys for what comes. The next backups store once more."""
     from keyark.upkeep import slots as upkeep
 
     session = session_of(context)
     with session.open() as repository:
-        report = upkeep.rotate(repository, session.context)
+        report = upkeep.rotate(repository, session.context, reseal=reseal)
     if session.output.as_json:
         session.output.json(dataclasses.asdict(report))
+    elif report.resealed is not None:
+        done = report.resealed
+        session.output.print(f"{plural(done.packs, 'pack')} re-sealed under new keys ({human_size(done.bytes)})")
+        session.output.say(
+            f"`keyark prune` deletes the {plural(done.superseded, 'pack')} that they supersede; until then, and in every copy "
+            "made before, the old keys still open those."
+        )
     else:
         session.output.print(
             f"keys rotated in {plural(report.compartments, 'compartment')}; nothing stored was rewritten"
