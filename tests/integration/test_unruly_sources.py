@@ -224,24 +224,3 @@ def test_times_far_in_the_future_or_past_stop_nothing(ready: Sandbox, tmp_path: 
     assert report.problems == ()
     assert restored(ready, source) == taken
     assert ready.backup(source).files_unmodified == 3
-
-
-def test_hard_links_stay_together_when_the_device_gets_another_number(ready: Sandbox, tmp_path: Path) -> None:
-    # Device numbers change at a reboot; last time's records must not keep old ones beside new ones.
-    from keyark.backup import metadata
-
-    path = fill(tmp_path / "source", {"a": b"1"}) / "a"
-    alone = path.stat()
-    os.link(path, path.with_name("b"))
-    linked = path.stat()
-
-    def moved(facts: os.stat_result) -> os.stat_result:
-        fields = list(facts)
-        fields[2] += 1
-        return os.stat_result(fields, {"st_mtime_ns": facts.st_mtime_ns, "st_ctime_ns": facts.st_ctime_ns})
-
-    def mark(facts: os.stat_result) -> bytes:
-        return metadata.fingerprint(metadata.Facts.of(b"a", facts))
-
-    assert mark(moved(linked)) != mark(linked)
-    assert mark(moved(alone)) == mark(alone)

@@ -14,12 +14,17 @@ from keyark.backup.metadata import (
     is_cache_folder,
     is_sparse,
     kind_of,
+    recorded_time,
+    show,
     xattrs,
 )
 from keyark.repository import tree
-from keyark.text import show
 
 MIB = 1 << 20
+
+
+def mark(path: Path) -> bytes:
+    return fingerprint(Facts.of(b"file", path.stat()))
 
 
 def extents(path: Path, parts: list[tuple[int, bytes]], size: int) -> list[tuple[int, int]]:
@@ -72,10 +77,9 @@ def test_every_change_shows_in_the_fingerprint(tmp_path: Path, change) -> None: 
     path = tmp_path / "file"
     path.write_bytes(b"1")
     os.utime(path, ns=(10**18, 10**18))
-    before = path.stat()
+    before = mark(path)
     change(path)
-    assert fingerprint(Facts.of(b"a", path.stat())) != fingerprint(Facts.of(b"a", before))
-    assert fingerprint(Facts.of(b"a", before)) == fingerprint(Facts.of(b"a", before))
+    assert mark(path) != before
 
 
 def test_content_put_back_with_its_time_is_still_a_change(tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ def test_content_put_back_with_its_time_is_still_a_change(tmp_path: Path) -> Non
         path.write_bytes(b"2")
         os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    assert fingerprint(Facts.of(b"a", path.stat())) != fingerprint(Facts.of(b"a", before))
+    assert mark(path) != fingerprint(Facts.of(b"file", before))
 
 
 def test_attributes_of_links_are_their_own(tmp_path: Path) -> None:
@@ -123,3 +127,14 @@ def test_sockets_have_no_kind(tmp_path: Path) -> None:
 
 def test_paths_are_shown_in_one_printable_line() -> None:
     assert show(b"/a\n\x1b[31m\xff\xc3\xbc\\") == "/a\\n\\x1b[31m\\xff\u00fc\\"
+
+
+def test_times_and_device_numbers_that_a_record_cannot_rest_on(tmp_path: Path) -> None:
+    facts = Facts.of(b"file", tmp_path.stat())._replace(nlink=1)
+    for time_ns in (1 << 63, -(1 << 63) - 1, 1 << 64, -1):  # file systems hold more than 64 bits of nanoseconds
+        assert fingerprint(facts._replace(mtime_ns=time_ns, ctime_ns=time_ns)) != fingerprint(facts)
+        assert tree.FIRST_TIME <= recorded_time(time_ns) <= tree.LAST_TIME
+    assert recorded_time(1 << 63) == 1 << 63
+    # After a reboot a device may have another number. Then all names of a hard-linked file must be read again together.
+    assert fingerprint(facts._replace(dev=1)) == fingerprint(facts._replace(dev=2))
+    assert fingerprint(facts._replace(dev=1, nlink=2)) != fingerprint(facts._replace(dev=2, nlink=2))
