@@ -48,6 +48,7 @@ class MetadataWriter:
         self._not_given = 0  # objects that kept our ownership
         self._set_id_dropped = 0
         self._attributes_dropped = 0  # attributes that only root may set
+        self._times_rounded = 0  # objects whose time the target's file system cannot hold exactly
 
     def apply(self, target: int | bytes, node: Node) -> list[str]:
         """Set everything on a descriptor, or on what a ``/proc/self/fd`` path stands for; returns what could not be set."""
@@ -65,6 +66,7 @@ class MetadataWriter:
                 os.chmod(target, mode)
         with _noted(trouble, "time"):
             os.utime(target, ns=(node.mtime_ns, node.mtime_ns))
+            self._times_rounded += os.stat(target).st_mtime_ns != node.mtime_ns
         return trouble
 
     def same_owner(self, facts: os.stat_result, node: Node) -> bool:
@@ -72,10 +74,14 @@ class MetadataWriter:
         return not self._root_user or (facts.st_uid, facts.st_gid) == self._owner(node)
 
     def notices(self) -> list[str]:
-        """What an ordinary user's restore left out, in total."""
-        if self._root_user:
-            return []
+        """What this target or an ordinary user cannot bring back, in total."""
         found = []
+        if self._times_rounded:
+            found.append(
+                f"{self._times_rounded:,} objects have other times than recorded: the target's file system is coarser"
+            )
+        if self._root_user:
+            return found
         if self._not_given:
             dropped = f"; set-ID bits left out on {self._set_id_dropped:,} of them" if self._set_id_dropped else ""
             found.append(
