@@ -15,10 +15,10 @@ from keyark.backup.metadata import (
     is_sparse,
     kind_of,
     recorded_time,
-    show,
     xattrs,
 )
 from keyark.repository import tree
+from keyark.text import show
 
 MIB = 1 << 20
 
