@@ -81,6 +81,8 @@ def test_deep_campaign(rig: Rig, disk: LoopDisk) -> None:
     """By hand: KEYARK_ROUNDS=300 pytest -m deep tests/faults/test_power_cut.py -n0 -s"""
     under_way = 0
     for number in range(ROUNDS):
-        under_way += cut_somewhere(rig, disk, rig.rng.choice(["backup", "backup", "prune", "forget", "rotate", "reseal"]))
+        under_way += cut_somewhere(
+            rig, disk, rig.rng.choice(["backup", "backup", "prune", "forget", "rotate", "reseal"])
+        )
         if number % 20 == 19:
             print(number + 1, "power cuts,", under_way, "under way,", rig.restored, "restores")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from support import COVERAGE, Sandbox, below, fill, picture
+from keyark.clock import SystemClock
+from support import COVERAGE, FakeClock, Sandbox, below, fill, picture
 
 FILES_OPEN = 256  # a descriptor limit far below the depth of the folders here
 
@@ -151,7 +152,10 @@ def test_folders_that_vanish_or_become_links_are_named_and_not_followed(ready: S
         with meanwhile(swap):
             report = ready.backup(source, force=True)
         if (tmp_path / "aside").exists():
-            name = source / next(f"{n:02}" for n in range(60) if not (source / f"{n:02}").is_dir())
+            number = next(
+                n for n in range(60) if (source / f"{n:02}").is_symlink() or not (source / f"{n:02}").exists()
+            )
+            name = source / f"{number:02}"
             name.unlink(missing_ok=True)
             (tmp_path / "aside").rename(name)
         found = restored(ready, source)
@@ -226,19 +230,30 @@ def test_times_far_in_the_future_or_past_stop_nothing(ready: Sandbox, tmp_path: 
     assert ready.backup(source).files_unmodified == 3
 
 
-def test_hard_links_stay_together_when_the_device_gets_another_number(ready: Sandbox, tmp_path: Path) -> None:
-    # Device numbers change at a reboot; last time's records must not keep old ones beside new ones.
-    from keyark.backup import metadata
+def test_a_rewrite_right_after_a_backup_is_seen_whatever_is_done_to_its_time(ready: Sandbox, tmp_path: Path) -> None:
+    ready.clock = SystemClock()
+    source = fill(tmp_path / "source", {"key": b"00000000"})
+    path = source / "key"
+    for number in range(12):
+        content = b"%08d" % number
+        before = path.stat()
+        path.write_bytes(content)
+        ready.backup(source)  # at once: the file system's clock may not have ticked since
+        path.write_bytes(content[::-1])
+        os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))  # as `touch -r` does
+        ready.backup(source)
+        target = ready.base / f"target {number}"
+        ready.restore("latest", target)
+        assert (below(target, source) / "key").read_bytes() == content[::-1]
 
-    path = fill(tmp_path / "source", {"a": b"1"}) / "a"
-    alone = path.stat()
-    os.link(path, path.with_name("b"))
-    linked = path.stat()
 
-    def moved(facts: os.stat_result) -> os.stat_result:
-        fields = list(facts)
-        fields[2] += 1
-        return os.stat_result(fields, {"st_mtime_ns": facts.st_mtime_ns, "st_ctime_ns": facts.st_ctime_ns})
-
-    assert metadata.fingerprint(moved(linked)) != metadata.fingerprint(linked)
-    assert metadata.fingerprint(moved(alone)) == metadata.fingerprint(alone)
+def test_a_clock_that_was_set_back_hides_no_change(ready: Sandbox, tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", {"key": b"old"})
+    assert isinstance(ready.clock, FakeClock)
+    ready.clock.time_ns = time.time_ns() + 10**9 * 3600
+    ready.backup(source)
+    ready.clock.time_ns = time.time_ns() - 10**9 * 3600 * 24 * 365
+    (source / "key").write_bytes(b"new")
+    ready.backup(source)
+    found = [facts for path, facts in restored(ready, source).items() if path == b"key"]
+    assert found == [picture(source)[b"key"]]

@@ -151,4 +151,4 @@ class RestoreReport:
     verified: bool = False
     problems: tuple[RestoreProblem, ...] = ()
     entries: tuple[Entry, ...] = ()  # filled by a dry run
-    notices: tuple[str, ...] = ()  # what an ordinary user's restore cannot bring back, in total
+    notices: tuple[str, ...] = ()  # what the target, or an ordinary user, cannot bring back, in total

@@ -378,7 +378,7 @@ class _Restore:
             done.clear()
             self.counts.problems.clear()
             reader.count_fetched(-reader.bytes_fetched)
-            target.metadata.left_out = (0, 0, 0)
+            target.metadata.left_out = (0, 0, 0, 0)
 
         def filled(item: WantedFile, data: memoryview) -> None:
             if stopped():
@@ -393,7 +393,7 @@ class _Restore:
 
         self.counts.problems.clear()
         reader.count_fetched(-reader.bytes_fetched)
-        target.metadata.left_out = (0, 0, 0)
+        target.metadata.left_out = (0, 0, 0, 0)
         try:
             fill_small(reader, share, filled, failed, workers=0)  # the processes share the cores already
         finally:

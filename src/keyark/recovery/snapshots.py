@@ -70,7 +70,17 @@ def _describe(
             if repository.keys.slot is None and repository.keys.operator is None:
                 raise
             context.warn(str(e))
-    return sorted(found, key=lambda item: (item.time_ns, item.sequence)), damage
+    return in_order(found), damage
+
+
+def in_order(infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
+    """Oldest first: by time, but never against a writer's own sequence. A clock that once ran ahead makes nothing newer."""
+    not_after: dict[str, int] = {}  # writer -> the earliest time among its later snapshots
+    keyed = []
+    for info in sorted(infos, key=lambda info: info.sequence, reverse=True):
+        time_ns = not_after[info.writer] = min(info.time_ns, not_after.get(info.writer, info.time_ns))
+        keyed.append(((time_ns, info.sequence), info))
+    return [info for _, info in sorted(keyed, key=lambda pair: pair[0])]
 
 
 def _select(infos: list[SnapshotInfo], chosen: SnapshotFilter) -> list[SnapshotInfo]:

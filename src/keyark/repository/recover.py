@@ -728,9 +728,12 @@ class Restore:
 
     def attributes(self, fd: int, entry: Entry) -> None:
         """Owner (as root), mode, extended attributes and time of an open file or folder."""
+        mode = entry.mode & 0o7777
         if os.geteuid() == 0:
             os.chown(fd, entry.uid, entry.gid)
-        os.chmod(fd, entry.mode & 0o7777)
+        elif entry.kind == 0:
+            mode &= 0o1777  # set-ID bits of another owner's program would make it ours
+        os.chmod(fd, mode)
         for name, value in (entry.extra or {}).get("x", {}).items():
             try:
                 os.setxattr(fd, name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,12 +14,17 @@ from keyark.backup.metadata import (
     is_cache_folder,
     is_sparse,
     kind_of,
+    recorded_time,
     xattrs,
 )
 from keyark.repository import tree
 from keyark.text import show
 
 MIB = 1 << 20
+
+
+def mark(path: Path) -> bytes:
+    return fingerprint(path.stat())
 
 
 def extents(path: Path, parts: list[tuple[int, bytes]], size: int) -> list[tuple[int, int]]:
@@ -71,10 +77,9 @@ def test_every_change_shows_in_the_fingerprint(tmp_path: Path, change) -> None: 
     path = tmp_path / "file"
     path.write_bytes(b"1")
     os.utime(path, ns=(10**18, 10**18))
-    before = path.stat()
+    before = mark(path)
     change(path)
-    assert fingerprint(path.stat()) != fingerprint(before)
-    assert fingerprint(before) == fingerprint(before)
+    assert mark(path) != before
 
 
 def test_content_put_back_with_its_time_is_still_a_change(tmp_path: Path) -> None:
@@ -85,7 +90,7 @@ def test_content_put_back_with_its_time_is_still_a_change(tmp_path: Path) -> Non
         path.write_bytes(b"2")
         os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    assert fingerprint(path.stat()) != fingerprint(before)
+    assert mark(path) != fingerprint(before)
 
 
 def test_attributes_of_links_are_their_own(tmp_path: Path) -> None:
@@ -122,3 +127,21 @@ def test_sockets_have_no_kind(tmp_path: Path) -> None:
 
 def test_paths_are_shown_in_one_printable_line() -> None:
     assert show(b"/a\n\x1b[31m\xff\xc3\xbc\\") == "/a\\n\\x1b[31m\\xff\u00fc\\"
+
+
+def test_times_and_device_numbers_that_a_record_cannot_rest_on(tmp_path: Path) -> None:
+    found = tmp_path.stat()
+
+    def mark_of(**changed: int) -> bytes:
+        names = ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_mode", "st_uid", "st_gid", "st_dev")
+        return fingerprint(
+            SimpleNamespace(**{**{name: getattr(found, name) for name in names}, "st_nlink": 1, **changed})
+        )  # type: ignore[arg-type]
+
+    for time_ns in (1 << 63, -(1 << 63) - 1, 1 << 64, -1):  # file systems hold more than 64 bits of nanoseconds
+        assert mark_of(st_mtime_ns=time_ns, st_ctime_ns=time_ns) != mark_of()
+        assert tree.FIRST_TIME <= recorded_time(time_ns) <= tree.LAST_TIME
+    assert recorded_time(1 << 63) == 1 << 63
+    # After a reboot a device may have another number. Then all names of a hard-linked file must be read again together.
+    assert mark_of(st_dev=1) == mark_of(st_dev=2)
+    assert mark_of(st_dev=1, st_nlink=2) != mark_of(st_dev=2, st_nlink=2)

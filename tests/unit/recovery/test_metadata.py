@@ -12,6 +12,7 @@ import pytest
 
 from keyark.recovery.metadata import MetadataWriter, Owners
 from keyark.repository.tree import DIR, FILE, Node
+from support import run
 
 NOBODY = 65534
 
@@ -99,6 +100,26 @@ def test_an_attribute_that_the_target_refuses_is_named_and_the_rest_is_set(descr
     assert trouble == ["attribute nonsense.name not set: Operation not supported"]
     assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o640
     assert os.getxattr(descriptor, "user.good") == b"2"
+
+
+@pytest.mark.program("mkfs.ext4")
+@pytest.mark.root
+def test_a_file_system_with_coarse_times_is_told_once(tmp_path: Path) -> None:
+    with (tmp_path / "image").open("wb") as image:
+        image.truncate(8 << 20)
+    run(["mkfs.ext4", "-q", "-F", "-I", "128", str(tmp_path / "image")])  # whole seconds only
+    (tmp_path / "mounted").mkdir()
+    run(["mount", "-o", "loop", str(tmp_path / "image"), str(tmp_path / "mounted")])
+    try:
+        writer = MetadataWriter(Owners({}, {}))
+        for name in ("a", "b"):
+            opened = os.open(tmp_path / "mounted" / name, os.O_RDWR | os.O_CREAT, 0o600)
+            assert writer.apply(opened, node(0o600)) == []
+            os.close(opened)
+        (notice,) = writer.notices()
+        assert notice.startswith("2 objects have other times")
+    finally:
+        run(["umount", str(tmp_path / "mounted")])
 
 
 def test_names_that_no_host_has_leave_the_numbers() -> None:
