@@ -23,6 +23,7 @@ from keyark.crypto.slots import (
     AgeSlot,
     KeyFileSlot,
     PassphraseSlot,
+    exposure,
     generate_key_line,
     read_key_file,
     read_passphrase,
@@ -68,11 +69,14 @@ class Outcome:
 class Manager:
     """One front-door folder."""
 
-    def __init__(self, folder: str, config_file: str | None = None) -> None:
+    def __init__(
+        self, folder: str, config_file: str | None = None, *, key_file: str | None = None, strict: bool = False
+    ) -> None:
         self.folder = os.path.abspath(folder)
+        self._strict = strict
         path = config_file or os.path.join(self.folder, CONFIG)
         self.config = load_config(path) if config_file or os.path.exists(path) else BackupConfig()
-        self.key_path = os.path.join(self.folder, MASTER_KEY)
+        self.key_path = os.path.abspath(key_file) if key_file else os.path.join(self.folder, MASTER_KEY)
         own = os.path.join(self.folder, ".keyark")
         self.places = Places(
             os.environ.get("KEYARK_STATE_DIR") or os.path.join(own, "state"),
@@ -107,9 +111,15 @@ class Manager:
         if not os.path.exists(self.key_path):
             return Credentials()
         line, warning = read_key_file(self.key_path)
-        if warning is not None:
-            context.warn(warning)
+        self._exposed(warning, context)
         return Credentials(key_lines=(line,))
+
+    def _exposed(self, warning: str | None, context: Context) -> None:
+        if warning is None:
+            return
+        if self._strict:
+            raise UsageError(f"{warning} (refused because of --strict)")
+        context.warn(warning)
 
     def open(self, context: Context) -> Repository:
         """Open the repository. RepositoryNotFound when there is none yet."""
@@ -149,10 +159,11 @@ class Manager:
     def _create(self, context: Context) -> tuple[Repository, InitReport]:
         if not os.path.exists(self.key_path):
             line = generate_key_line()
-            write_private(self.key_path, line.reveal() + b"\n")
+            self._write_key(line)
         else:
-            line, _ = read_key_file(self.key_path)
-        slots = [NewSlot(KeyFileSlot(line), MASTER_KEY), *self._recovery_slots()]
+            line, warning = read_key_file(self.key_path)
+            self._exposed(warning, context)
+        slots = [NewSlot(KeyFileSlot(line), MASTER_KEY), *self._recovery_slots(context)]
         for slot in slots:
             if (warning := slot.method.warning()) is not None:
                 context.warn(warning)
@@ -165,12 +176,19 @@ class Manager:
         report = init_repository(open_storage(self.location, create=True), request, self.places, context)
         return self.open(context), report
 
-    def _recovery_slots(self) -> list[NewSlot]:
+    def _write_key(self, line: Secret) -> None:
+        try:
+            write_private(self.key_path, line.reveal() + b"\n")
+        except OSError as e:
+            raise UsageError(f"cannot write the master key {self.key_path}: {e.strerror}") from e
+
+    def _recovery_slots(self, context: Context) -> list[NewSlot]:
         encryption = self.config.encryption
         slots = []
         if encryption.recovery_passphrase_file is not None:
             path = os.path.join(self.folder, encryption.recovery_passphrase_file)
             password = read_passphrase(path)
+            self._exposed(exposure(path, os.stat(path).st_mode), context)
             kdf = kdf_by_name(encryption.key_derivation, encryption.iterations)
             slots.append(NewSlot(PassphraseSlot(password, kdf), "recovery passphrase"))
         if encryption.recovery_recipient is not None:
@@ -181,6 +199,8 @@ class Manager:
 
     def sources(self, paths: Sequence[str], context: Context) -> tuple[tuple[bytes, ...], DiscoverReport | None]:
         """What to back up: the paths given, or the configured ones, or what is found on this host."""
+        if "" in paths:
+            raise UsageError("one of the paths is empty; nothing was backed up")
         if paths:
             return tuple(absolute(path) for path in paths), None
         if self.config.sources:
@@ -212,13 +232,14 @@ class Manager:
             )
             verified = forgotten = None
             if not repository.can_list:
-                context.warn(f"not verified, and nothing forgotten: {MASTER_KEY} is not on this machine")
+                context.warn(f"not verified, and nothing forgotten: {self.key_path} is not on this machine")
             else:
                 if settings.verification_enabled:
                     verified = self._verify(repository, context)
                 if verified is None or verified.sound:
                     forgotten = self._forget(repository, context, **limits)
-        return Outcome(report, init, found, verified, forgotten, self.location, os.path.exists(self.key_path))
+        beside = os.path.join(self.folder, MASTER_KEY)
+        return Outcome(report, init, found, verified, forgotten, self.location, os.path.exists(beside))
 
     @staticmethod
     def _verify(repository: Repository, context: Context) -> VerifyReport:
