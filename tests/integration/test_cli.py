@@ -146,6 +146,7 @@ def test_global_options_stand_before_or_after_the_verb(stocked: Cli) -> None:
         (["restore", "latest", "--target", "/etc"], 2, "not empty"),
         (["ls", "latest", "/no/such/path"], 16, "/no/such/path"),
         (["find", "nothing-like-this"], 16, "nothing matches"),
+        (["copy", "repository"], 2, "the repository itself"),
         (["forget"], 2, "no rule"),
         (["forget", "--keep-within", "5 weeks"], 2, "malformed"),
         (["verify", "--read-data-subset", "some"], 2, "malformed"),
