@@ -146,7 +146,6 @@ def test_global_options_stand_before_or_after_the_verb(stocked: Cli) -> None:
         (["restore", "latest", "--target", "/etc"], 2, "not empty"),
         (["ls", "latest", "/no/such/path"], 16, "/no/such/path"),
         (["find", "nothing-like-this"], 16, "nothing matches"),
-        (["copy", "repository"], 2, "the repository itself"),
         (["forget"], 2, "no rule"),
         (["forget", "--keep-within", "5 weeks"], 2, "malformed"),
         (["verify", "--read-data-subset", "some"], 2, "malformed"),
@@ -431,6 +430,12 @@ def test_doctor_writes_the_file_that_the_documented_openssl_line_opens(stocked: 
     line = "openssl enc -aes-256-cbc -d -in test.enc -out test.dec -pass file:backup_master.key"
     subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
     assert b"openssl alone" in (tmp_path / "test.dec").read_bytes()
+
+
+def test_a_repository_is_not_copied_onto_itself(stocked: Cli, tmp_path: Path) -> None:
+    stocked("copy", stocked.location, code=2)
+    assert "the repository itself" in stocked.errors
+    stocked("copy", str(tmp_path / "second"))
 
 
 def test_debug_adds_the_traceback(stocked: Cli) -> None:
