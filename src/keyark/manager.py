@@ -199,8 +199,6 @@ class Manager:
 
     def sources(self, paths: Sequence[str], context: Context) -> tuple[tuple[bytes, ...], DiscoverReport | None]:
         """What to back up: the paths given, or the configured ones, or what is found on this host."""
-        if "" in paths:
-            raise UsageError("one of the paths is empty; nothing was backed up")
         if paths:
             return tuple(absolute(path) for path in paths), None
         if self.config.sources:

@@ -192,6 +192,7 @@ def config(door: Path, **changes: dict[str, object]) -> None:
         ({"encryption": {"algorithm": "RSA"}}, "export"),
         ({"encryption": {"algorithm": "ROT13"}}, "unknown"),
         ({"encryption": {"iterations": 0}}, "encryption.iterations"),
+        ({"backup_settings": {"max_backups": 0}}, "backup_settings.max_backups"),
         ({"storage": {"backends": ["local", "azure"]}}, "storage.azure"),
         ({"storage": {"backends": ["tape"]}}, "storage.backends"),
         ({"storage": {"s3": {"bucket": "b"}}}, "s3"),
@@ -310,7 +311,7 @@ def test_options_stand_before_or_after_the_verb_and_foreign_ones_are_refused(doo
     assert len(json.loads(shell("./backup_restore.sh --json list --config other.json", door).stdout)) == 1
     assert len(json.loads(shell("./backup_automation.sh snapshots --json --config other.json", door).stdout)) == 1
     assert "use `keyark`" in shell(f"./backup_automation.sh backup {keys} -r /elsewhere", door, code=2).stderr
-    assert "is empty" in shell('./backup_automation.sh backup "$UNSET"', door, code=2).stderr
+    assert "empty PATH" in shell('./backup_automation.sh backup "$UNSET"', door, code=2).stderr
 
 
 def test_the_master_key_may_lie_elsewhere(door: Path, keys: Path, tmp_path: Path) -> None:
