@@ -41,6 +41,7 @@ from keyark.repository.credentials import Credentials
 from keyark.repository.open import open_repository
 from keyark.repository.places import Places, write_private
 from keyark.repository.repository import Repository
+from keyark.secret import Secret
 from keyark.storage.location import open_storage
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetReport, ForgetRequest, PruneRequest, VerifyReport, VerifyRequest
