@@ -72,7 +72,7 @@ class BackupConfig(_Model):
     backup_settings: BackupSettings = BackupSettings()
     encryption: Encryption = Encryption()
     storage: StorageSettings = StorageSettings()
-    sources: tuple[str, ...] = ()
+    sources: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     excludes: tuple[str, ...] = ()
 
     @property

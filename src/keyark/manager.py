@@ -23,6 +23,7 @@ from keyark.crypto.slots import (
     AgeSlot,
     KeyFileSlot,
     PassphraseSlot,
+    exposure,
     generate_key_line,
     read_key_file,
     read_passphrase,
@@ -40,6 +41,7 @@ from keyark.repository.credentials import Credentials
 from keyark.repository.open import open_repository
 from keyark.repository.places import Places, write_private
 from keyark.repository.repository import Repository
+from keyark.secret import Secret
 from keyark.storage.location import open_storage
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetReport, ForgetRequest, PruneRequest, VerifyReport, VerifyRequest
@@ -68,11 +70,14 @@ class Outcome:
 class Manager:
     """One front-door folder."""
 
-    def __init__(self, folder: str, config_file: str | None = None) -> None:
+    def __init__(
+        self, folder: str, config_file: str | None = None, *, key_file: str | None = None, strict: bool = False
+    ) -> None:
         self.folder = os.path.abspath(folder)
+        self._strict = strict
         path = config_file or os.path.join(self.folder, CONFIG)
         self.config = load_config(path) if config_file or os.path.exists(path) else BackupConfig()
-        self.key_path = os.path.join(self.folder, MASTER_KEY)
+        self.key_path = os.path.abspath(key_file) if key_file else os.path.join(self.folder, MASTER_KEY)
         own = os.path.join(self.folder, ".keyark")
         self.places = Places(
             os.environ.get("KEYARK_STATE_DIR") or os.path.join(own, "state"),
@@ -107,9 +112,15 @@ class Manager:
         if not os.path.exists(self.key_path):
             return Credentials()
         line, warning = read_key_file(self.key_path)
-        if warning is not None:
-            context.warn(warning)
+        self._exposed(warning, context)
         return Credentials(key_lines=(line,))
+
+    def _exposed(self, warning: str | None, context: Context) -> None:
+        if warning is None:
+            return
+        if self._strict:
+            raise UsageError(f"{warning} (refused because of --strict)")
+        context.warn(warning)
 
     def open(self, context: Context) -> Repository:
         """Open the repository. RepositoryNotFound when there is none yet."""
@@ -149,10 +160,11 @@ class Manager:
     def _create(self, context: Context) -> tuple[Repository, InitReport]:
         if not os.path.exists(self.key_path):
             line = generate_key_line()
-            write_private(self.key_path, line.reveal() + b"\n")
+            self._write_key(line)
         else:
-            line, _ = read_key_file(self.key_path)
-        slots = [NewSlot(KeyFileSlot(line), MASTER_KEY), *self._recovery_slots()]
+            line, warning = read_key_file(self.key_path)
+            self._exposed(warning, context)
+        slots = [NewSlot(KeyFileSlot(line), MASTER_KEY), *self._recovery_slots(context)]
         for slot in slots:
             if (warning := slot.method.warning()) is not None:
                 context.warn(warning)
@@ -165,12 +177,19 @@ class Manager:
         report = init_repository(open_storage(self.location, create=True), request, self.places, context)
         return self.open(context), report
 
-    def _recovery_slots(self) -> list[NewSlot]:
+    def _write_key(self, line: Secret) -> None:
+        try:
+            write_private(self.key_path, line.reveal() + b"\n")
+        except OSError as e:
+            raise UsageError(f"cannot write the master key {self.key_path}: {e.strerror}") from e
+
+    def _recovery_slots(self, context: Context) -> list[NewSlot]:
         encryption = self.config.encryption
         slots = []
         if encryption.recovery_passphrase_file is not None:
             path = os.path.join(self.folder, encryption.recovery_passphrase_file)
             password = read_passphrase(path)
+            self._exposed(exposure(path, os.stat(path).st_mode), context)
             kdf = kdf_by_name(encryption.key_derivation, encryption.iterations)
             slots.append(NewSlot(PassphraseSlot(password, kdf), "recovery passphrase"))
         if encryption.recovery_recipient is not None:
@@ -212,13 +231,14 @@ class Manager:
             )
             verified = forgotten = None
             if not repository.can_list:
-                context.warn(f"not verified, and nothing forgotten: {MASTER_KEY} is not on this machine")
+                context.warn(f"not verified, and nothing forgotten: {self.key_path} is not on this machine")
             else:
                 if settings.verification_enabled:
                     verified = self._verify(repository, context)
                 if verified is None or verified.sound:
                     forgotten = self._forget(repository, context, **limits)
-        return Outcome(report, init, found, verified, forgotten, self.location, os.path.exists(self.key_path))
+        beside = os.path.join(self.folder, MASTER_KEY)
+        return Outcome(report, init, found, verified, forgotten, self.location, os.path.exists(beside))
 
     @staticmethod
     def _verify(repository: Repository, context: Context) -> VerifyReport:

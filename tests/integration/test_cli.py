@@ -6,13 +6,18 @@ import json
 import os
 import pty
 import select
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from keyark.cli.globals import VERB_VALUES
 from keyark.cli.main import LATER, VERBS
+from keyark.cli.verbs.completion import _options
 from support import Sandbox, below, fill, keyark
 
 
@@ -121,6 +126,12 @@ def test_global_options_stand_before_or_after_the_verb(stocked: Cli) -> None:
         (["snapshot"], 2, "did you mean 'snapshots'"),
         (["backup"], 2, "nothing to back up"),
         (["backup", "relative/nowhere"], 2, "does not exist"),
+        (["backup", ""], 2, "empty PATH"),
+        (["backup", "/etc/hostname", ""], 2, "empty PATH"),
+        (["restore", "latest", "--target", ""], 2, "--target"),
+        (["snapshots", "--config", "/nonexistent.json"], 2, "/nonexistent.json"),
+        (["snapshots", "--password", "hunter2"], 2, "never taken from the command line"),
+        (["ls"], 2, "see `keyark ls --help`"),
         (["backup", "/etc/hostname", "--compression", "zstd:99"], 2, "level of zstd"),
         (["backup", "/etc/hostname", "--compression", "brotli"], 2, "unknown"),
         (["backup", "/etc/hostname", "--suite", "RSA"], 2, "export"),
@@ -175,6 +186,10 @@ def test_errors_of_place_and_key_have_their_exit_codes(stocked: Cli, tmp_path: P
     weak.chmod(0o600)
     stocked("--key-file", str(weak), "snapshots", code=2)
     assert "256" in stocked.errors
+    stocked("--key-file", str(tmp_path), "snapshots", code=2)
+    assert "not a regular file" in stocked.errors
+    stocked("--password-command", " ", "snapshots", code=2)
+    assert "empty" in stocked.errors
     stocked("snapshots", code=15)
     done = keyark(
         "-r", stocked.location, "snapshots", home=tmp_path / "elsewhere", KEYARK_STATE_DIR=str(tmp_path / "s")
@@ -244,11 +259,35 @@ def test_every_verb_explains_itself_with_an_example_and_help_is_quick_to_find(cl
     done = keyark("--help", home=cli.home)
     text = done.stdout.decode()
     assert all(f"  {verb} " in text for verb in VERBS)
-    for verb in VERBS:
-        done = keyark(verb, "--help", home=cli.home)
+    below = [("key", name) for name in ("list", "add", "remove", "rotate")]
+    below += [("writer", name) for name in ("list", "add", "revoke")]
+    for verb in [(name,) for name in VERBS] + below:
+        done = keyark(*verb, "--help", home=cli.home)
         assert done.returncode == 0
         assert b"Examples:" in done.stdout, verb
-        assert keyark("help", verb, home=cli.home).stdout == done.stdout
+        assert b"<str>" not in done.stdout, verb
+        assert keyark("help", *verb, home=cli.home).stdout == done.stdout
+
+
+def test_help_loads_nothing_heavy(cli: Cli) -> None:
+    script = """
+import sys
+from keyark.cli.main import main
+main(sys.argv[1:])
+heavy = {"pydantic", "cryptography", "msgpack", "zstandard", "blake3", "pyrage", "sqlite3", "rich", "keyark.manager"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(cli.home)}
+    for verb in VERBS:
+        command = [sys.executable, "-c", script, verb, "--help"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (verb, done.stderr)
+
+
+def test_every_option_with_a_value_is_known_as_one() -> None:
+    for verb, found in _options().items():
+        for names, takes, _, _ in found:
+            assert takes == (set(names) <= VERB_VALUES), (verb, names)
 
 
 def test_verbs_of_later_versions_say_so(cli: Cli) -> None:
@@ -260,10 +299,28 @@ def test_verbs_of_later_versions_say_so(cli: Cli) -> None:
 def test_completion_scripts_are_valid_shell(cli: Cli) -> None:
     script = cli("completion", "bash")
     subprocess.run(["bash", "-n"], input=script.encode(), check=True)
-    probe = script + '\nCOMP_WORDS=(keyark sna); COMP_CWORD=1; _keyark; echo "${COMPREPLY[@]}"'
-    done = subprocess.run(["bash"], input=probe.encode(), check=True, capture_output=True)
-    assert done.stdout.split() == [b"snapshots"]
-    assert "complete -c keyark" in cli("completion", "fish")
+    (cli.base / "a key").touch()
+    for words, expected in (
+        ("sna", ["snapshots"]),
+        ("-r /x ba", ["backup"]),
+        ("key r", ["remove", "rotate"]),
+        ("key add --new-r", ["--new-recipient"]),
+        ("restore --tag", []),
+        ("backup --no-pr", ["--no-progress"]),
+        ("restore latest --target a", ["a key"]),
+    ):
+        count = len(words.split())
+        probe = (
+            f'{script}\nCOMP_WORDS=(keyark {words}); COMP_CWORD={count}; _keyark; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        )
+        done = subprocess.run(["bash"], input=probe, check=True, capture_output=True, text=True, cwd=cli.base)
+        assert [line for line in done.stdout.splitlines() if line] == expected
+    if shutil.which("zsh"):
+        subprocess.run(["zsh", "-n"], input=cli("completion", "zsh").encode(), check=True)
+    fish = cli("completion", "fish")
+    assert "-a rotate" in fish or "remove rotate" in fish
+    if shutil.which("fish"):
+        subprocess.run(["fish", "-n"], input=fish.encode(), check=True)
 
 
 def test_names_with_escape_sequences_never_reach_the_terminal(stocked: Cli, tmp_path: Path) -> None:
@@ -287,7 +344,9 @@ def test_a_terminal_gets_progress_and_colour_and_a_pipe_does_not(stocked: Cli, t
     assert b"\x1b[32m" not in _on_terminal(verify, stocked.home, NO_COLOR="1")
 
 
-def _on_terminal(arguments: list[str], home: Path, **environment: str) -> bytes:
+def _on_terminal(
+    arguments: list[str], home: Path, typed: Sequence[str] = (), code: int = 0, **environment: str
+) -> bytes:
     master, slave = pty.openpty()
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "TERM": "xterm", **environment}
     process = subprocess.Popen(
@@ -295,7 +354,15 @@ def _on_terminal(arguments: list[str], home: Path, **environment: str) -> bytes:
     )
     os.close(slave)
     shown = b""
+    questions = list(typed)
     while True:
+        if questions and shown.rstrip(b" ").endswith(b":"):
+            shown += b"\n"
+            answer = questions.pop(0)
+            if answer == "^C":
+                process.send_signal(signal.SIGINT)
+            else:
+                os.write(master, answer.encode() + b"\n")
         ready, _, _ = select.select([master], [], [], 60)
         try:
             data = os.read(master, 65536) if ready else b""
@@ -305,8 +372,53 @@ def _on_terminal(arguments: list[str], home: Path, **environment: str) -> bytes:
             break
         shown += data
     os.close(master)
-    assert process.wait(timeout=60) == 0, shown
+    assert process.wait(timeout=60) == code, shown
     return shown
+
+
+def test_any_locale_and_any_standard_stream_will_do(stocked: Cli, tmp_path: Path) -> None:
+    fill(tmp_path / "source", {"schlüssel": b"x"})
+    stocked("backup", str(tmp_path / "source"))
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    assert "schl\\xfcssel" in stocked.read("ls", "latest", **environment)
+    nodes = [json.loads(line) for line in stocked.read("ls", "latest", "--json", **environment).splitlines()]
+    assert "schlüssel" in [node["name"] for node in nodes]
+    command = f"{sys.executable} -m keyark.cli.main -r {stocked.location} --key-file {stocked.key} ls latest"
+    for redirection, code in ((">&-", 0), ("2>&-", 0), ("<&-", 0), (">/dev/full", 1), (">/dev/full --json", 1)):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {redirection}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": os.environ["PATH"], "HOME": str(stocked.home)},
+        )
+        lines = done.stderr.splitlines()
+        assert done.returncode == code, redirection
+        assert len(lines) == (1 if "full" in redirection else 0), done.stderr
+
+
+def test_a_question_for_a_passphrase_is_asked_on_a_terminal_and_can_be_interrupted(cli: Cli, tmp_path: Path) -> None:
+    location = ["-r", cli.location]
+    cli("init", "--recovery-passphrase", "--i-accept-a-single-key", code=2)
+    assert "--recovery-passphrase-file" in cli.errors
+    shown = _on_terminal(
+        [*location, "init", "--new-password", "--i-accept-a-single-key"], cli.home, typed=["open sesame"] * 2
+    )
+    assert b"repository created" in shown
+    assert b"sesame" not in shown
+    cli("backup", "/etc/hostname")
+    # This machine's own credential reads nothing, so the question is asked here too.
+    assert b"1 snapshot" in _on_terminal([*location, "snapshots"], cli.home, typed=["open sesame"])
+    assert b"none of the given keys" in _on_terminal([*location, "snapshots"], cli.home, typed=["wrong"], code=12)
+    assert b"interrupted" in _on_terminal([*location, "snapshots"], cli.home, typed=["^C"], code=130)
+    differ = [*location, "--password-command", "echo open sesame", "key", "add", "--new-password"]
+    assert b"differ" in _on_terminal(differ, cli.home, typed=["one", "two"], code=2)
+
+
+def test_a_stray_passphrase_is_not_repeated(cli: Cli) -> None:
+    cli("init", "--recovery-passphrase", "hunter2", code=2)
+    assert "hunter2" not in cli.errors
+    assert "never taken from the command line" in cli.errors
 
 
 @pytest.mark.program("openssl")
@@ -318,6 +430,12 @@ def test_doctor_writes_the_file_that_the_documented_openssl_line_opens(stocked: 
     line = "openssl enc -aes-256-cbc -d -in test.enc -out test.dec -pass file:backup_master.key"
     subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
     assert b"openssl alone" in (tmp_path / "test.dec").read_bytes()
+
+
+def test_a_repository_is_not_copied_onto_itself(stocked: Cli, tmp_path: Path) -> None:
+    stocked("copy", stocked.location, code=2)
+    assert "the repository itself" in stocked.errors
+    stocked("copy", str(tmp_path / "second"))
 
 
 def test_debug_adds_the_traceback(stocked: Cli) -> None:

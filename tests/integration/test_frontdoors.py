@@ -192,6 +192,7 @@ def config(door: Path, **changes: dict[str, object]) -> None:
         ({"encryption": {"algorithm": "RSA"}}, "export"),
         ({"encryption": {"algorithm": "ROT13"}}, "unknown"),
         ({"encryption": {"iterations": 0}}, "encryption.iterations"),
+        ({"backup_settings": {"max_backups": 0}}, "backup_settings.max_backups"),
         ({"storage": {"backends": ["local", "azure"]}}, "storage.azure"),
         ({"storage": {"backends": ["tape"]}}, "storage.backends"),
         ({"storage": {"s3": {"bucket": "b"}}}, "s3"),
@@ -275,6 +276,68 @@ def test_a_missing_python_or_venv_is_one_clear_line(tmp_path: Path) -> None:
     fake.chmod(0o755)
     done = shell("./backup_automation.sh backup", folder, code=1, PATH=str(tools))
     assert done.stderr == "keyark: python3-venv is missing; install it: apt-get install python3-venv\n"
+
+
+def test_an_installation_that_fails_says_what_failed_in_one_line(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "clone")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    fake = tools / "python3"
+    for said, message in (
+        ("", "cannot make the environment; "),
+        ("no space", "cannot make the environment: no space; "),
+    ):
+        fake.write_text(f'#!/bin/bash\n[[ "$*" == "-m venv"* ]] || exit 0\necho "{said}"\nexit 1\n')
+        fake.chmod(0o755)
+        path = f"{tools}:{os.environ['PATH']}"
+        done = shell("./backup_automation.sh backup", folder, code=1, PATH=path)
+        assert message in done.stderr
+        assert "bootstrap.log" in done.stderr.splitlines()[-1]
+
+
+def test_every_other_verb_works_at_the_automation_door(door: Path, keys: Path) -> None:
+    shell(f"./backup_automation.sh backup {keys}", door)
+    assert "keys_backup_" in shell("./backup_automation.sh list", door, KEYARK_REPOSITORY="/nonexistent").stdout
+    shell(f"./backup_automation.sh restore latest --target {door}/out", door)
+    assert (below(door / "out", keys) / "notes").read_bytes() == b"n"
+    assert "not part of this version yet" in shell("./backup_automation.sh export latest", door, code=2).stderr
+    assert "invalid choice" in shell("./backup_automation.sh frobnicate", door, code=2).stderr
+
+
+def test_options_stand_before_or_after_the_verb_and_foreign_ones_are_refused(door: Path, keys: Path) -> None:
+    (door / "other.json").write_text('{"storage": {"local_path": "./other"}}')
+    shell(f"./backup_automation.sh --config other.json --json backup {keys}", door)
+    assert (door / "other/keys").is_dir()
+    assert len(json.loads(shell("./backup_restore.sh --json list --config other.json", door).stdout)) == 1
+    assert len(json.loads(shell("./backup_automation.sh snapshots --json --config other.json", door).stdout)) == 1
+    assert "use `keyark`" in shell(f"./backup_automation.sh backup {keys} -r /elsewhere", door, code=2).stderr
+    assert "empty PATH" in shell('./backup_automation.sh backup "$UNSET"', door, code=2).stderr
+
+
+def test_the_master_key_may_lie_elsewhere(door: Path, keys: Path, tmp_path: Path) -> None:
+    key = tmp_path / "usb.key"
+    first = shell(f"./backup_automation.sh backup {keys} --key-file {key}", door)
+    assert "off this machine" not in first.stderr
+    assert not (door / "backup_master.key").exists()
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert "--key-file" in shell("./backup_restore.sh list", door, code=12).stderr
+    shell(f"./backup_restore.sh list --key-file {key}", door)
+    key.chmod(0o644)
+    assert "chmod 600" in shell(f"./backup_restore.sh list --key-file {key}", door).stderr
+    assert "--strict" in shell(f"./backup_restore.sh list --key-file {key} --strict", door, code=2).stderr
+
+
+def test_retention_days_and_max_backups_both_bind_but_never_the_newest(door: Path, keys: Path) -> None:
+    config(door, backup_settings={"retention_days": 1, "max_backups": 3})
+    for number in range(5):
+        fill(keys, {"changing": str(number).encode()})
+        shell(f"./backup_automation.sh backup {keys} -q", door)
+    assert len(json.loads(shell("./backup_restore.sh list --json", door).stdout)) == 3
+    config(door, backup_settings={"retention_days": 1, "max_backups": 1})
+    shell(f"./backup_automation.sh backup {keys} -q", door)
+    newest = json.loads(shell("./backup_restore.sh list --json", door).stdout)
+    assert len(newest) == 1
+    shell("./backup_restore.sh restore latest --target out", door)
 
 
 @pytest.mark.skipif(not REQUIRE, reason="makes a real environment, which needs a package index; .ci/run does it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,30 +11,40 @@ from typing import NoReturn
 
 from keyark import views
 from keyark.backup.model import BackupRequest
-from keyark.cli.globals import Globals
+from keyark.cli.globals import Globals, split_arguments
 from keyark.cli.render import plural
 from keyark.cli.session import Session
 from keyark.errors import NoKeyError, UsageError
 from keyark.manager import MASTER_KEY, Manager, Outcome
 from keyark.recovery.model import RestoreRequest
 
-_PASSED_ON = [
-    "init",
-    "snapshots",
-    "ls",
-    "find",
-    "diff",
-    "stats",
-    "verify",
-    "check",
-    "forget",
-    "prune",
-    "copy",
-    "key",
-    "writer",
-    "doctor",
-    "discover",
-]
+_HERE = frozenset({"backup"})  # verbs that mean something of their own at this door; any other one is keyark's
+_TAKEN = frozenset({"config", "key_file", "json", "quiet", "verbose", "debug", "no_progress", "strict"})
+_OPTIONS = """\
+options before or after the verb:
+  --config FILE    in place of backup_config.json
+  --key-file FILE  in place of backup_master.key, wherever it is kept
+  --strict         refuse a key file that others can read
+  --json           answer in JSON
+  -q, --quiet      results and errors only
+  --no-progress    no progress bar
+  --debug          show tracebacks
+"""
+_AUTOMATION_EXAMPLES = """
+examples:
+  ./backup_automation.sh backup
+  ./backup_automation.sh backup /etc/ssl/private /srv/ca --compression-level 6 --retention-days 60
+  ./backup_automation.sh verify --read-data
+
+Every other verb of keyark works too, on this folder's repository: snapshots, ls, find, diff, stats, verify, forget,
+prune, copy, key, writer, doctor, discover, ... (./backup_automation.sh VERB --help).
+"""
+_RESTORE_EXAMPLES = """
+examples:
+  ./backup_restore.sh list
+  ./backup_restore.sh restore latest
+  ./backup_restore.sh restore keys_backup_20240716_142533.tar.gz --selective "*.key" --target /tmp/keys
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,35 +54,48 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
+def _parser(program: str, description: str, examples: str) -> _Parser:
+    return _Parser(
+        prog=program,
+        description=description,
+        epilog=_OPTIONS + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def automation(folder: str, arguments: Sequence[str]) -> int:
     """``backup_automation.sh``."""
-    parser = _Parser(prog="./backup_automation.sh", description="Back up this host's keys and secrets.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    backup = verbs.add_parser("backup", help="back up PATHs, or the key material found on this host")
-    backup.add_argument("paths", nargs="*", metavar="PATH")
-    backup.add_argument("--compression-level", type=int)
-    backup.add_argument("--retention-days", type=int)
-    backup.add_argument("--tag", action="append", default=[])
-    backup.add_argument("--name")
-    _common(backup)
-    for verb in _PASSED_ON:
-        verbs.add_parser(verb, add_help=False, help=f"as `keyark {verb}`")
-    if arguments and arguments[0] in _PASSED_ON:
-        return _pass_on(folder, arguments)
-    return _run(folder, parser, arguments, _backup, "backup_automation")
+    parser = _parser("./backup_automation.sh", "Back up this host's keys and secrets.", _AUTOMATION_EXAMPLES)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    backup = verbs.add_parser(
+        "backup",
+        help="back up PATHs, or the key material found on this host",
+        epilog=_OPTIONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    backup.add_argument(
+        "paths", nargs="*", metavar="PATH", help="without one: `sources` of the configuration, or discover"
+    )
+    backup.add_argument("--compression-level", type=int, metavar="N", help="of the configured codec")
+    backup.add_argument("--retention-days", type=int, metavar="N", help="forget what is older, but never the newest")
+    backup.add_argument("--tag", action="append", default=[], metavar="TEXT", help="repeat for more")
+    backup.add_argument("--name", help="in place of keys_backup_<time>")
+    return _run(folder, parser, arguments, _backup, "backup_automation", passes_on=True)
 
 
 def restore(folder: str, arguments: Sequence[str]) -> int:
     """``backup_restore.sh``."""
-    parser = _Parser(prog="./backup_restore.sh", description="List and restore backups.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _common(verbs.add_parser("list", help="list backups"))
-    command = verbs.add_parser("restore", help="restore a backup")
+    parser = _parser("./backup_restore.sh", "List and restore backups.", _RESTORE_EXAMPLES)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    verbs.add_parser("list", help="list backups")
+    command = verbs.add_parser(
+        "restore", help="restore a backup", epilog=_OPTIONS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     command.add_argument("snapshot", metavar="BACKUP", help="a name (with or without .tar.gz), an id, or latest")
     command.add_argument("--selective", action="append", default=[], metavar="PATTERN", help="only what matches")
-    command.add_argument("--target", metavar="DIR")
-    command.add_argument("--overwrite", choices=("always", "if-changed", "never"))
-    _common(command)
+    command.add_argument("--target", metavar="DIR", help="in place of ./restored/NAME")
+    command.add_argument("--overwrite", choices=("always", "if-changed", "never"), help="for a DIR that is not empty")
     verbs.add_parser("interactive", help="comes with a later version")
     return _run(folder, parser, arguments, _restore, "restore")
 
@@ -79,39 +103,42 @@ def restore(folder: str, arguments: Sequence[str]) -> int:
 def monitor(folder: str, arguments: Sequence[str]) -> int:
     """``backup_monitor.sh``: not yet there, and says so."""
     del folder
-    verb = arguments[0] if arguments else ""
+    shown = " ".join(["./backup_monitor.sh", *arguments[:1]])
     sys.stderr.write(
-        f"keyark: ./backup_monitor.sh {verb}: monitoring is not part of this version yet; "
+        f"keyark: {shown}: monitoring is not part of this version yet; "
         "`./backup_automation.sh verify` checks the repository\n"
     )
     return 2
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="in place of backup_config.json")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quiet", "-q", action="store_true")
-    parser.add_argument("--debug", action="store_true")
-    parser.add_argument("--no-progress", action="store_true")
-
-
 _Action = Callable[[Manager, Session, argparse.Namespace], int]
 
 
-def _run(folder: str, parser: _Parser, arguments: Sequence[str], action: _Action, log_name: str) -> int:
-    from keyark.cli.main import guarded
+def _run(
+    folder: str,
+    parser: _Parser,
+    arguments: Sequence[str],
+    action: _Action,
+    log_name: str,
+    *,
+    passes_on: bool = False,
+) -> int:
+    from keyark.cli.main import ALIASES, LATER, VERBS, guarded
 
-    parsed = argparse.Namespace(verb=None)
-    options = Globals(debug="--debug" in arguments, json="--json" in arguments)
+    options = Globals(debug="--debug" in arguments)
 
     def run() -> int:
-        parser.parse_args(list(arguments), parsed)
+        nonlocal options
+        options, rest = split_arguments(arguments, environment=False)
+        if passes_on and rest and rest[0] not in _HERE and rest[0] in {*VERBS, *ALIASES, *LATER}:
+            return _pass_on(folder, options, arguments)
+        parsed = parser.parse_args(rest)
+        _refuse_foreign(options, parser.prog)
         if parsed.verb == "interactive":
             raise UsageError("`interactive` is not part of this version yet; use `list` and `restore`")
-        options.quiet, options.no_progress = parsed.quiet, parsed.no_progress
         session = Session(options)
         session.catch_signals()
-        manager = Manager(folder, parsed.config)
+        manager = Manager(folder, options.config, key_file=options.key_file, strict=options.strict)
         log = manager.logger(log_name)
         log.info("%s started", " ".join(arguments))
         try:
@@ -125,6 +152,15 @@ def _run(folder: str, parser: _Parser, arguments: Sequence[str], action: _Action
         return code
 
     return guarded(options, run)
+
+
+def _refuse_foreign(options: Globals, program: str) -> None:
+    """The options of keyark that make no sense at a door, which has its own repository and key."""
+    empty = Globals()
+    for field in dataclasses.fields(Globals):
+        if field.name not in _TAKEN and getattr(options, field.name) != getattr(empty, field.name):
+            option = field.name.replace("_", "-")
+            raise UsageError(f"--{option} is not an option of {program}, which works on its own folder; use `keyark`")
 
 
 def _backup(manager: Manager, session: Session, parsed: argparse.Namespace) -> int:
@@ -193,7 +229,9 @@ def _restore(manager: Manager, session: Session, parsed: argparse.Namespace) -> 
 
     out = session.output
     if not os.path.exists(manager.key_path):
-        raise NoKeyError(f"{MASTER_KEY} is not here; bring it back to {manager.key_path} to list and restore")
+        raise NoKeyError(
+            f"{manager.key_path} is not here; bring it back to list and restore, or say where it is with --key-file FILE"
+        )
     if parsed.verb == "list":
         found = manager.list(session.context)
         if out.as_json:
@@ -218,29 +256,25 @@ def _restore(manager: Manager, session: Session, parsed: argparse.Namespace) -> 
     return verb.exit_code(report)
 
 
-def _pass_on(folder: str, arguments: Sequence[str]) -> int:
+def _pass_on(folder: str, options: Globals, arguments: Sequence[str]) -> int:
     """Any other verb, with this folder's repository and key."""
-    from keyark.cli.main import guarded, main
+    from keyark.cli.main import main
 
-    options = Globals(debug="--debug" in arguments)
-
-    def run() -> int:
-        manager = Manager(folder)
-        os.environ.setdefault("KEYARK_REPOSITORY", manager.location)
-        os.environ.setdefault("KEYARK_STATE_DIR", manager.places.state_dir)
-        os.environ.setdefault("KEYARK_CACHE_DIR", manager.places.cache_dir)
-        if os.path.exists(manager.key_path):
-            os.environ.setdefault("KEYARK_KEY_FILE", manager.key_path)
-        return main(list(arguments))
-
-    return guarded(options, run)
+    manager = Manager(folder, options.config)
+    os.environ["KEYARK_REPOSITORY"] = manager.location
+    os.environ["KEYARK_STATE_DIR"] = manager.places.state_dir
+    os.environ["KEYARK_CACHE_DIR"] = manager.places.cache_dir
+    if os.path.exists(manager.key_path):
+        os.environ["KEYARK_KEY_FILE"] = manager.key_path
+    return main(list(arguments))
 
 
 def main_of(door: str, folder: str, arguments: Sequence[str]) -> int:
     """Entry of the scripts: ``python -m keyark.cli.frontdoor DOOR FOLDER ARGUMENTS...``."""
-    from keyark.cli.main import harden
+    from keyark.cli.main import harden, open_streams
 
     harden()
+    open_streams()
     return {"automation": automation, "restore": restore, "monitor": monitor}[door](folder, arguments)
 
 

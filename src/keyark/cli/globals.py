@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from keyark.errors import UsageError
@@ -48,6 +49,7 @@ _VALUES = """
 --overwrite --read-data-subset --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
 --retention-days --max-backups --grace-hours --output -o --new-password-file --new-key-file --new-recipient
 --recovery-recipient --recovery-passphrase-file --key-derivation --iterations --label --compartment --profile --test-enc
+--compression-level --selective
 """
 VERB_VALUES = frozenset(_VALUES.split())
 
@@ -97,7 +99,7 @@ class Globals:
     version: bool = False
 
 
-def split_arguments(arguments: list[str]) -> tuple[Globals, list[str]]:
+def split_arguments(arguments: Sequence[str], *, environment: bool = True) -> tuple[Globals, list[str]]:
     """Take the global options out of a command line, wherever they stand; UsageError when one lacks its value."""
     found = Globals()
     rest: list[str] = []
@@ -137,7 +139,8 @@ def split_arguments(arguments: list[str]) -> tuple[Globals, list[str]]:
                 found.repository.append(value)
             else:
                 setattr(found, key, value)
-    _environment(found)
+    if environment:
+        _environment(found)
     return found, rest
 
 

@@ -189,6 +189,8 @@ def _run(options: Globals, rest: list[str]) -> int:
         raise UsageError(shown) from e
     finally:
         session.output.clear()
+    if result == InterruptedByUser.exit_code:  # typer makes a silent exit code of a KeyboardInterrupt
+        raise InterruptedByUser("interrupted")
     return int(result or 0)
 
 

@@ -43,7 +43,7 @@ _BY_CONTENT: tuple[tuple[bytes, re.Pattern[bytes], Kind], ...] = (
     (b"SSH2 ENCRYPTED PRIVATE KEY", re.compile(rb"\A---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----"), SSH),
     (b"PGP PRIVATE KEY", _pem(rb"PGP PRIVATE KEY BLOCK"), PGP),
     (b"PRIVATE KEY", _pem(rb"(?:ENCRYPTED )?(?:COSIGN|SIGSTORE) PRIVATE KEY"), SIGNING),
-    (b"service_account", re.compile(_SERVICE_ACCOUNT + rb'(?s:.*)"private_key"|"private_key"(?s:.*)' + _SERVICE_ACCOUNT), CLOUD),
+    (b"service_account", re.compile(rb"\A\s*\{(?s:.*)" + _SERVICE_ACCOUNT), CLOUD),
     (b"authorized_user", re.compile(rb'"type"\s*:\s*"authorized_user"'), CLOUD),
     (b"aws_secret_access_key", re.compile(rb"^\s*aws_secret_access_key\s*=\s*\S", re.MULTILINE), CLOUD),
     (b"clientSecret", re.compile(rb'"clientSecret"\s*:\s*"[^"]{8,}"'), CLOUD),
@@ -67,7 +67,7 @@ _BY_CONTENT: tuple[tuple[bytes, re.Pattern[bytes], Kind], ...] = (
     (b"Unseal Key 1:", re.compile(rb"^Unseal Key 1: \S", re.MULTILINE), VAULT),
     (b"BORG_KEY", re.compile(rb"\ABORG_KEY [0-9a-f]{64}"), BACKUP),
     (b"[client.", re.compile(rb"^\s*key\s*=\s*[A-Za-z0-9+/]{38}==", re.MULTILINE), CLOUD),  # Ceph
-    (b"ciphertext", re.compile(rb'"crypto"(?s:.*)"ciphertext"(?s:.*)"kdf"', re.IGNORECASE), KEYSTORE),  # Ethereum
+    (b"ciphertext", re.compile(rb'\A\s*\{(?s:.*)"crypto"(?s:.*)"ciphertext"(?s:.*)"kdf"', re.IGNORECASE), KEYSTORE),  # Ethereum
 )  # fmt: skip
 _MAGIC: tuple[tuple[bytes, Kind], ...] = (
     (b"\xfe\xed\xfe\xed", KEYSTORE),  # JKS

@@ -117,7 +117,7 @@ def check_repository(repository: Repository) -> Iterator[Check]:
         if history.alarms:
             yield Check("history", "failed", history.alarms[0].what, "see `keyark verify`")
         else:
-            yield Check("history", "ok", f"{len(history.live)} snapshots, no gap")
+            yield Check("history", "ok", f"snapshots without a gap: {len(history.live)}")
     except KeyarkError as e:
         yield Check("history", "failed", str(e))
     slots = list_slots(repository)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from keyark.cli.globals import split_arguments
-from keyark.cli.render import describe, duration, human_size, one_line, plural, relative_time
+from keyark.cli.render import describe, duration, encodable, human_size, one_line, plural, relative_time
 from keyark.errors import UsageError
 from keyark.operation import Progress
 
@@ -74,6 +76,21 @@ def test_progress_shows_share_rate_and_time_left() -> None:
     for part in ("50%", "5/10 files", "50.0 MiB", "25.0 MiB/s", "2.0 s left", "█"):
         assert part in line
     assert describe(Progress("backup", 5), 0.1) == "backup  5 files  0 B"
+
+
+@pytest.mark.parametrize("width", [10, 20, 30, 40, 60, 80, 200])
+def test_progress_fits_any_width_and_keeps_the_share_longest(width: int) -> None:
+    line = describe(Progress("backup", 43, 360, 800 << 20, 1100 << 20), 6.0, width)
+    assert len(line) <= width
+    assert ("73%" in line) == (width >= 20)
+    assert ("left" in line) == (width >= 40)
+    assert ("█" in line) == (width >= 80)
+
+
+def test_ornaments_have_plain_stand_ins() -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    assert encodable("[█░]  …/x", ascii_only) == "[#.]  ~/x"
+    assert encodable("[█░]", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "[█░]"
 
 
 def test_nothing_that_moves_the_cursor_gets_through() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from keyark.cli.command import examples, new_app, session_of
 from keyark.cli.render import human_size, plural
+from keyark.errors import UsageError
 
 app = new_app()
 
@@ -24,7 +25,10 @@ def copy(
 
     session = session_of(context)
     with session.open(reading=False) as repository:
-        report = run_copy(repository, open_storage(destination, create=True), session.context)
+        other = open_storage(destination, create=True)
+        if other.location == repository.storage.location:
+            raise UsageError(f"{other.location} is the repository itself; name another place to copy it to")
+        report = run_copy(repository, other, session.context)
     if session.output.as_json:
         session.output.json({"message_type": "summary", **dataclasses.asdict(report)})
     else:
