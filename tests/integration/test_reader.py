@@ -97,6 +97,10 @@ def test_the_reader_restores_every_golden_repository(name: str, tmp_path: Path) 
         done = golden.recover("restore", snapshot["name"], "--target", str(tmp_path / str(number)))
         assert (done.returncode, done.stderr) == (0, "")
         assert golden.restored(tmp_path / str(number)) == comparable(snapshot["tree"])
+
+
+def test_snapshots_are_listed_in_order_and_found_by_latest_name_and_the_beginning_of_an_id(tmp_path: Path) -> None:
+    golden = Golden("history_key-file", tmp_path)
     listed = golden.recover("list").stdout.splitlines()[1:]
     there = iter(listed)  # in this order; forgotten ones are listed as long as they lie there
     assert all(any(snapshot["name"] in line for line in there) for snapshot in golden.snapshots)
