@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from keyark.repository.snapshots import decode_snapshot
 from keyark.repository.tree import decode_segment
 from keyark.repository.wraps import SignerLookup, check_wrap, epoch_place
 from keyark.secret import Secret
+from keyark.storage.protocol import ObjectInfo
 
 VECTORS = Path(__file__).parent.parent.parent / "vectors"
 OBJECTS = VECTORS / "objects"
@@ -65,8 +66,11 @@ class OneObject:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def get(self, name: str) -> bytes:
-        return self.data
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        return self.data[start:][:length]
+
+    def stat(self, name: str) -> ObjectInfo:
+        return ObjectInfo(name, len(self.data))
 
 
 def _slot_wrap(data: bytes) -> None:
@@ -75,7 +79,8 @@ def _slot_wrap(data: bytes) -> None:
     )
     opener = PassphraseOpener(Secret(b"x"))
     kdf = wire.parse(data, wire.ObjectType.SLOT_WRAP, "wrap").header.get("m") if len(data) > 16 else None
-    slotwraps._open_one(OneObject(data), make.REPOSITORY, make.SLOT, slot, [opener] if kdf else [])  # type: ignore[arg-type]
+    ring = SimpleNamespace(repository=make.REPOSITORY, fips=False)
+    slotwraps._open_one(OneObject(data), ring, make.SLOT, slot, [opener] if kdf else [])  # type: ignore[arg-type]
 
 
 def _pack(data: bytes) -> None:
