@@ -482,7 +482,11 @@ def open_snapshot(repo: Repository, thing: Object) -> Snapshot:
     epoch = repo.epoch_key(head["c"], head["e"], head["w"])
     listed = repo.listing_key(head["l"]).open(thing.body[:cut], place, context, 0, "snapshot listed")
     content = epoch.open(thing.body[cut:], place, context, 0, "snapshot content")
-    return Snapshot(thing.name[-64:], head, unpack(listed), unpack(content))
+    found = Snapshot(thing.name[-64:], head, unpack(listed), unpack(content))
+    texts = [found.content["name"].encode(), *found.content["paths"], *found.content["tree"]]
+    if not all(isinstance(text, bytes) for text in texts) or not 0 <= found.listed["time"] < 1 << 63:
+        raise ValueError("its content is not what a snapshot holds")
+    return found
 
 
 # --- Packs and chunks: section 6
@@ -754,15 +758,21 @@ def descending(fd: int, *names: bytes) -> Iterator[int]:
 
 def read_secrets(options: argparse.Namespace) -> list[tuple[str, bytes]]:
     """(kind of slot, secret) of what the user gave."""
-    if options.identity:
-        lines = options.identity.read_text().split()
-        with reading(str(options.identity)):
-            return [identity_key(line) for line in lines if line.upper().startswith("AGE-SECRET-KEY-")]
-    if options.key_file:
-        return [("key-file", options.key_file.read_bytes().split(b"\n")[0].strip())]
-    path = options.passphrase_file
-    line = path.read_bytes().split(b"\n")[0].rstrip(b"\r") if path else getpass.getpass("Passphrase: ").encode()
-    return [("passphrase", line)]
+    path = options.identity or options.key_file or options.passphrase_file
+    if path is None and not sys.stdin.isatty():
+        raise Failure(2, "name a key: --key-file, --passphrase-file or --identity")
+    try:
+        if path is None:
+            return [("passphrase", getpass.getpass("Passphrase: ").encode())]
+        line, _, rest = path.read_bytes().partition(b"\n")
+        if options.key_file:
+            return [("key-file", line.strip())]
+        if options.passphrase_file:
+            return [("passphrase", line.rstrip(b"\r"))]
+        words = (line + b"\n" + rest).decode("ascii", "replace").split()
+        return [identity_key(word) for word in words if word.upper().startswith("AGE-SECRET-KEY-")]
+    except (OSError, ValueError) as error:
+        raise Failure(2, f"{path or 'passphrase'}: cannot be read as a key: {error}") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -817,6 +827,8 @@ def main() -> int:
     verb.add_argument("snapshot", help="`latest`, its name, or the beginning of its id")
     verb.add_argument("--target", type=Path, required=True, metavar="FOLDER", help="new or empty")
     sys.setrecursionlimit(20_000)  # folders in folders
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show every letter
     try:
         return run(parser.parse_args())
     except Failure as failure:
@@ -825,6 +837,8 @@ def main() -> int:
         code, text = 14, f"{error.filename or 'the target'}: {error.strerror}"
     except KeyboardInterrupt:
         code, text = 130, "interrupted"
+    except Exception as error:  # noqa: BLE001 - somebody in an emergency has no use for a traceback
+        code, text = 1, f"unforeseen: {type(error).__name__}: {error}"
     print(f"recover.py: {text}", file=sys.stderr)
     return code
 
