@@ -67,17 +67,17 @@ class Golden:
         self.key = [option, str(GOLDEN / "secrets" / file)]
         self.snapshots: list[dict[str, Any]] = self.facts["snapshots"]
 
-    def recover(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def recover(self, *arguments: str, reader: Path = READER) -> subprocess.CompletedProcess[str]:
         option = "--passphrase-file" if self.key[0] == "--password-file" else self.key[0]
         known = ["--repository", str(self.folder), "--repository-id", self.facts["repository"], option, self.key[1]]
-        return recover(*known, *arguments)
+        return recover(*known, *arguments, reader=reader)
 
     def restored(self, target: Path) -> list[dict[str, Any]]:
         return comparable(describe(target / self.facts["source"].lstrip("/")))
 
 
-def recover(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", "-c", ALONE, str(READER), *arguments]
+def recover(*arguments: str, reader: Path = READER) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-c", ALONE, str(reader), *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
     )
@@ -97,6 +97,17 @@ def test_the_reader_restores_every_golden_repository(name: str, tmp_path: Path) 
         done = golden.recover("restore", snapshot["name"], "--target", str(tmp_path / str(number)))
         assert (done.returncode, done.stderr) == (0, "")
         assert golden.restored(tmp_path / str(number)) == comparable(snapshot["tree"])
+
+
+def test_the_reader_that_a_golden_repository_carries_restores_it(tmp_path: Path) -> None:
+    golden = Golden("history_key-file", tmp_path)
+    done = golden.recover("restore", "the last", "--target", str(tmp_path / "out"), reader=golden.folder / "recover.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert golden.restored(tmp_path / "out") == comparable(golden.snapshots[-1]["tree"])
+
+
+def test_snapshots_are_listed_in_order_and_found_by_latest_name_and_the_beginning_of_an_id(tmp_path: Path) -> None:
+    golden = Golden("history_key-file", tmp_path)
     listed = golden.recover("list").stdout.splitlines()[1:]
     there = iter(listed)  # in this order; forgotten ones are listed as long as they lie there
     assert all(any(snapshot["name"] in line for line in there) for snapshot in golden.snapshots)
@@ -219,6 +230,9 @@ def test_wrong_keys_and_wrong_words_end_in_one_line_and_the_documented_exit_code
     golden = Golden("aes-256-gcm-siv_bzip2_key-file", tmp_path)
     wrong = tmp_path / "wrong.key"
     wrong.write_text("KEYARK-KEY-1-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n")
+    mistyped = tmp_path / "mistyped"
+    text = (GOLDEN / "secrets/x25519.identity").read_text()
+    mistyped.write_bytes(b"\xff" + text.replace("AGE-SECRET-KEY-1", "AGE-SECRET-KEY-1Q").encode())
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").touch()
@@ -232,7 +246,9 @@ def test_wrong_keys_and_wrong_words_end_in_one_line_and_the_documented_exit_code
         (2, [*at, "--identity", identity, "list"]),
         (10, ["--repository", str(tmp_path), *golden.key, "list"]),
         (13, [*at, *other, "list"]),
-        (14, [*at, "--key-file", str(tmp_path / "none"), "list"]),
+        (2, [*at, "--key-file", str(tmp_path / "none"), "list"]),
+        (2, [*at, "list"]),  # nobody there to ask for a passphrase
+        (2, [*at, "--repository-id", golden.facts["repository"], "--identity", str(mistyped), "list"]),
         (16, [*at, *golden.key, "restore", "nothing", "--target", str(tmp_path / "out")]),
         (1, [*at, *golden.key, "restore", "latest", "--target", str(full)]),
     ):

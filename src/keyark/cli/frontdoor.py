@@ -200,6 +200,7 @@ def _show_outcome(session: Session, manager: Manager, outcome: Outcome) -> None:
         return
     if outcome.init is not None:
         out.say(f"made a repository in {outcome.init.location} (id {outcome.init.repository_id})")
+        out.say(f"its recover.py restores without Keyark; write its SHA-256 down: {outcome.init.reader_sha256}")
         out.say(f"made its master key {manager.key_path} (mode 600)")
     if outcome.found is not None:
         kinds: dict[str, int] = {}

@@ -59,6 +59,15 @@ except ImportError as problem:
 MIB = 1 << 20
 KEYRING, SLOT_WRAP, KEY_WRAP, PACK, INDEX, SNAPSHOT, MARK, PACK_LIST = range(1, 9)
 LIMITS = {KEYRING: 64, SLOT_WRAP: 1 / 16, KEY_WRAP: 1 / 16, PACK: 256, SNAPSHOT: 64, MARK: 16, PACK_LIST: 64}  # MiB
+HEADERS = {
+    KEYRING: "r n p",
+    SLOT_WRAP: "r k kind m",
+    KEY_WRAP: "r w c i k s p",
+    PACK: "r c w e g t k",
+    SNAPSHOT: "r c w g n q p o R l e L ll",
+    MARK: "r s k t n",
+    PACK_LIST: "r c w l",
+}
 ROOT = None  # as the signer in headers
 
 
@@ -132,6 +141,8 @@ def unpack_next(stream: io.BytesIO, depth: int = 0) -> Any:
         return number(0xCC)
     if 0xD0 <= tag <= 0xD3:
         return int.from_bytes(take(1 << (tag - 0xD0)), "big", signed=True)
+    if tag not in (0xC0, 0xC2, 0xC3):
+        raise ValueError("a type of MessagePack's that the format does not use")
     return {0xC0: None, 0xC2: False, 0xC3: True}[tag]
 
 
@@ -213,6 +224,8 @@ class Object:
         self.name, self.kind, self.start = name, kind, start
         self.header, self.body, self.signature = unpack(data[16:start]), data[start:end], data[end:]
         self.aad, self.signed = sha256(data[:start]), sha256(data[:end])
+        if set(self.header) != set(HEADERS[kind].split()):
+            raise ValueError("header fields that this program does not know, or missing ones")
 
     def verify(self, repository: bytes, keys: list[Any]) -> None:
         """Check the signature by [Ed25519 key, ML-DSA-65 key or nil]; raises InvalidSignature."""
@@ -300,7 +313,7 @@ class Repository:
         ring, number = unpack(thing.body), thing.header["n"]
         identity = sha256(ring["root"][0] + ring["root"][1])
         if identity != (self.id or identity) or not name.startswith(f"keys/{number:08d}-"):
-            raise ValueError(f"generation {number} of repository {identity.hex()}, which was not asked for")  # 1.
+            raise ValueError(f"is of another repository, {identity.hex()}: say which with --repository-id")  # 1.
         thing.verify(identity, ring["root"])  # 2.
         fields = "root created profile ids kem suite listing compartments slots writers operators policies"
         if set(ring) != {*fields.split(), "readme", "reader"} or set(ring["policies"]) - {"epoch_days", "require_pq"}:
@@ -444,7 +457,9 @@ def derive(costs: dict[str, Any], passphrase: bytes) -> bytes:
     kdf, salt = costs["kdf"], costs["salt"]
     passes = 64 if kdf == "argon2id" else 10**7
     limits = {"memory_kib": MIB, "iterations": passes, "lanes": 16, "n": MIB, "r": 32, "p": 16}
-    if any(not 1 <= value <= limits[cost] for cost, value in costs.items() if cost not in ("kdf", "salt")):
+    if len(salt) != 32 or any(
+        not 1 <= value <= limits[cost] for cost, value in costs.items() if cost not in ("kdf", "salt")
+    ):
         raise ValueError("key derivation costs beyond the limits")
     if kdf == "argon2id":
         lanes, memory = costs["lanes"], costs["memory_kib"]
@@ -492,7 +507,11 @@ def open_snapshot(repo: Repository, thing: Object) -> Snapshot:
     epoch = repo.epoch_key(head["c"], head["e"], head["w"])
     listed = repo.listing_key(head["l"]).open(thing.body[:cut], place, context, 0, "snapshot listed")
     content = epoch.open(thing.body[cut:], place, context, 0, "snapshot content")
-    return Snapshot(thing.name[-64:], head, unpack(listed), unpack(content))
+    found = Snapshot(thing.name[-64:], head, unpack(listed), unpack(content))
+    texts = [found.content["name"].encode(), *found.content["paths"], *found.content["tree"]]
+    if not all(isinstance(text, bytes) for text in texts) or not 0 <= found.listed["time"] < 1 << 63:
+        raise ValueError("its content is not what a snapshot holds")
+    return found
 
 
 # --- Packs and chunks: section 6
@@ -623,13 +642,25 @@ class Entry(NamedTuple):
     sha256: bytes | None
     extra: dict[str, Any] | None
 
-    def check(self, before: bytes) -> bytes:
-        """Its name, if a folder may hold it after the name `before`."""
-        if not re.fullmatch(rb"[^/\0]{1,255}", self.name) or self.name in (b".", b"..") or self.name <= before:
+
+CONTENT: dict[int, Any] = {0: (list, bytes, type(None)), 1: list, 2: bytes, 3: type(None), 4: int, 5: int}  # by kind
+
+
+def read_segment(data: bytes, before: bytes) -> list[Entry]:
+    """All entries of a folder's segment, checked, or none; `before` is the last name of the segment before."""
+    stream, entries = io.BytesIO(data), list[Entry]()
+    while stream.tell() < len(data):
+        entries.append(entry := Entry(*unpack_next(stream)))
+        if not re.fullmatch(rb"[^/\0]{1,255}", entry.name) or entry.name in (b".", b"..") or entry.name <= before:
             raise ValueError("a name that no folder can hold, twice, or out of order")
-        if self.kind not in range(6) or not set(self.extra or ()) <= set("xlc"):
-            raise ValueError("an entry of an unknown kind, or with unknown fields")
-        return self.name
+        if not isinstance(entry.content, CONTENT[entry.kind]) or (entry.kind == 0) != isinstance(entry.sha256, bytes):
+            raise ValueError("an entry of an unknown kind, or with a content that does not fit its kind")
+        if min(entry.uid, entry.gid, entry.size, entry.mode) < 0 or entry.mode > 0o7777:
+            raise ValueError("an entry with impossible numbers")
+        if not set(entry.extra or ()) <= set("xlc"):
+            raise ValueError("an entry with unknown fields")
+        before = entry.name
+    return entries
 
 
 def shown(path: bytes) -> str:
@@ -646,15 +677,11 @@ class Restore:
         """Restore a folder's entries into the open folder `fd`."""
         before = b""
         for segment in segments:
-            entries, checked = list[Entry](), list[Entry]()
+            entries: list[Entry] = []
             with self.repo.going_on(f"{shown(path) or '/'}: not complete: "), reading(f"tree {segment.hex()}"):
-                stream = io.BytesIO(self.chunks.get("tree", segment))
-                while stream.tell() < len(stream.getbuffer()):
-                    entries.append(Entry(*unpack_next(stream)))
-                for entry in entries:
-                    before = entry.check(before)
-                checked = entries  # all of a segment, or nothing
-            for entry in checked:
+                entries = read_segment(self.chunks.get("tree", segment), before)
+            for entry in entries:
+                before = entry.name
                 there = shown(path + b"/" + entry.name)
                 with self.repo.going_on(f"{there}: not restored: "), reading("entry"):
                     self.entry(fd, entry, path)
@@ -687,7 +714,7 @@ class Restore:
 
     def file(self, fd: int, entry: Entry) -> None:
         """Write under another name, check, then rename: what is damaged never stands there looking whole."""
-        pieces = entry.content if isinstance(entry.content, list) else [[entry.content, entry.size]]
+        pieces: list[Any] = [[entry.content, entry.size]] if isinstance(entry.content, bytes) else entry.content or []
         if sum(length for _, length in pieces) != entry.size or any(length < 0 for _, length in pieces):
             raise ValueError("lengths do not add up")
         temporary, digest = b".recover-" + secrets.token_hex(8).encode(), hashlib.sha256()
@@ -761,15 +788,21 @@ def descending(fd: int, *names: bytes) -> Iterator[int]:
 
 def read_secrets(options: argparse.Namespace) -> list[tuple[str, bytes]]:
     """(kind of slot, secret) of what the user gave."""
-    if options.identity:
-        lines = options.identity.read_text().split()
-        with reading(str(options.identity)):
-            return [identity_key(line) for line in lines if line.upper().startswith("AGE-SECRET-KEY-")]
-    if options.key_file:
-        return [("key-file", options.key_file.read_bytes().split(b"\n")[0].strip())]
-    path = options.passphrase_file
-    line = path.read_bytes().split(b"\n")[0].rstrip(b"\r") if path else getpass.getpass("Passphrase: ").encode()
-    return [("passphrase", line)]
+    path = options.identity or options.key_file or options.passphrase_file
+    if path is None and not sys.stdin.isatty():
+        raise Failure(2, "name a key: --key-file, --passphrase-file or --identity")
+    try:
+        if path is None:
+            return [("passphrase", getpass.getpass("Passphrase: ").encode())]
+        line, _, rest = path.read_bytes().partition(b"\n")
+        if options.key_file:
+            return [("key-file", line.strip())]
+        if options.passphrase_file:
+            return [("passphrase", line.rstrip(b"\r"))]
+        words = (line + b"\n" + rest).decode("ascii", "replace").split()
+        return [identity_key(word) for word in words if word.upper().startswith("AGE-SECRET-KEY-")]
+    except (OSError, ValueError) as error:
+        raise Failure(2, f"{path or 'passphrase'}: cannot be read as a key: {error}") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -824,6 +857,8 @@ def main() -> int:
     verb.add_argument("snapshot", help="`latest`, its name, or the beginning of its id")
     verb.add_argument("--target", type=Path, required=True, metavar="FOLDER", help="new or empty")
     sys.setrecursionlimit(20_000)  # folders in folders
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show every letter
     try:
         return run(parser.parse_args())
     except Failure as failure:
@@ -832,6 +867,8 @@ def main() -> int:
         code, text = 14, f"{error.filename or 'the target'}: {error.strerror}"
     except KeyboardInterrupt:
         code, text = 130, "interrupted"
+    except Exception as error:  # noqa: BLE001 - somebody in an emergency has no use for a traceback
+        code, text = 1, f"unforeseen: {type(error).__name__}: {error}"
     print(f"recover.py: {text}", file=sys.stderr)
     return code
 

@@ -143,10 +143,11 @@ def decode_segment(data: bytes | memoryview, what: str) -> list[Node]:
             object_pairs_hook=wire.no_duplicates,
         )
         unpacker.feed(data)
+        end = 0
         for row in unpacker:
             nodes.append(_decode_row(row, previous, what))
-            previous = nodes[-1].name
-        if unpacker.tell() != len(data):
+            previous, end = nodes[-1].name, unpacker.tell()  # asked now: after half an entry it counts that as well
+        if end != len(data):
             raise DamagedError(f"{what}: a tree segment ends in the middle of an entry")
     except (ValueError, msgpack.UnpackException, UnicodeDecodeError, RecursionError, TypeError) as e:
         raise DamagedError(f"{what}: not a valid tree segment ({e})") from e
