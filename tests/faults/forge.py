@@ -13,7 +13,8 @@ from keyark.repository.blocks import Block, BlockBuilder
 from keyark.repository.chunkids import DATA, TREE, chunk_id_function
 from keyark.repository.compression import Compression, parse_compression
 from keyark.repository.epochs import current_epoch
-from keyark.repository.index import IndexedPack, indexed
+from keyark.repository.index import IndexedPack, encode_index, indexed
+from keyark.repository.names import index_name
 from keyark.repository.packlists import PackUse
 from keyark.repository.packs import PackAssembler, PackFacts, SealedPack
 from keyark.repository.repository import Repository
@@ -33,7 +34,7 @@ def row(name: bytes, kind: int, content: Content, **changes: object) -> list[obj
         "mtime": 0,
         "size": 0,
         "content": content,
-        "sha256": None,
+        "sha256": bytes(32) if kind == FILE else None,
         "extra": None,
     }
     return list((facts | changes).values())
@@ -99,6 +100,19 @@ class Forger:
         self.repository.storage.put(pack.name, pack.parts)
         return pack
 
+    def _index(self, packs: list[IndexedPack]) -> None:
+        repository, identity = self.repository, self.identity
+        keys = repository.keys.compartment(identity.compartment, identity.generation)
+        parts, sha256 = encode_index(
+            packs,
+            repository.id,
+            identity.compartment,
+            identity.writer.id,
+            (keys.generation, keys.index_key),
+            identity.writer.signing,
+        )
+        repository.storage.put(index_name(identity.compartment, identity.writer.id, sha256), parts)
+
     def snapshot(self, *segments: bytes, compression: Compression | None = None) -> str:
         """Store what was added and a snapshot whose tree is these segments; returns its id."""
         packs = list(self.extra_packs)
@@ -108,7 +122,7 @@ class Forger:
                 for chunk_id, data in dict(chunks).items():
                     builder.add(chunk_id, data)
                 packs.append(indexed(self.pack(kind, builder.compress(compression or parse_compression("zstd")))))
-        commit.write_index(self.repository, self.identity, packs)
+        self._index(packs)
         uses = [PackUse(item.sha256, item.size, item.data_length, item.data_length) for item in packs]
         lists = commit.write_pack_lists(self.repository, self.identity, uses, frozenset())
         listed = Listed(self.repository.context.clock.now_ns(), 1, 1, 1, 1, 1, 0, 1)
