@@ -152,6 +152,9 @@ def fill_large(reader: SnapshotReader, node: Node, pending: PendingFile | None, 
     rows: list[Any] = node.content if isinstance(node.content, list) else [[node.content, node.size]]
     digest = hashlib.sha256()
     position = 0
+    if pending is not None:
+        # First: a size that cannot be is refused before any work is done for it.
+        os.ftruncate(pending.descriptor, node.size)
     places: dict[bytes, Place] = {}
     for index, (chunk_id, length) in enumerate(rows):
         if chunk_id is None:
@@ -176,5 +179,3 @@ def fill_large(reader: SnapshotReader, node: Node, pending: PendingFile | None, 
         position += length
     if node.sha256 is not None and digest.digest() != node.sha256:
         raise DamagedError("its SHA-256 is not the recorded one")
-    if pending is not None:
-        os.ftruncate(pending.descriptor, node.size)

@@ -1,4 +1,4 @@
-"""A storage seen through the limits of the format: nothing larger than its type allows is ever read whole.
+"""A storage seen through the limits of the format: nothing larger than its type allows is ever read at once.
 
 The storage is an adversary: an object of a terabyte must be a finding about that object, not the end of this process.
 """
@@ -14,14 +14,12 @@ _MAX_PLAIN = MIB  # README.txt and the reader, bytes
 
 
 class Limited(Forwarding):
-    """Reads whole objects only up to their type's largest size; DamagedError beyond it."""
+    """Reads objects, and ranges of them, only up to their type's largest size; DamagedError beyond it."""
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        if length is not None:
-            return super().get(name, start, length)
         parsed = parse_name(name)
         limit = _MAX_PLAIN if parsed is None else MAX_SIZE[parsed.type]
-        data = super().get(name, start, limit + 1)
+        data = super().get(name, start, limit + 1 if length is None else min(length, limit + 1))
         if len(data) > limit:
             raise DamagedError(f"{name}: is larger than the {limit} bytes that an object of its type may have")
         return data

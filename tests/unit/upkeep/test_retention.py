@@ -113,3 +113,15 @@ def test_the_newest_of_each_writer_survives_everything(
         if most is not None:
             assert sum(by_id[item.id].keep for item in own) <= most
     assert all(item.reasons for item in decisions)
+
+
+def test_snapshots_appended_with_old_times_neither_use_up_older_days_nor_age_the_good_ones() -> None:
+    good = daily(30)
+    for back in (5, 400):
+        forged = [
+            Candidate(b"f%03d" % number, b"w", 30 + number, NOW - (back + number % 7) * DAY) for number in range(1, 21)
+        ]
+        before = kept(good, keep_daily=20)
+        after = kept([*good, *forged], keep_daily=20)
+        assert set(before[:-1]) <= set(after), "all but the last day, whose newest is forged"
+        assert set(kept(good, retention_days=40)) <= set(kept([*good, *forged], retention_days=40))
