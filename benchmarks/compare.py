@@ -47,7 +47,8 @@ def _circumstances(tools: Sequence[Tool], options: argparse.Namespace, made: dic
         model = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), "unknown")
     return (
         f"{versions}. {os.cpu_count()} cores of {model}, Linux {platform.release()}; {options.folder}; "
-        f"medians of rounds: {options.rounds}, after {options.warm_up} uncounted. Data: {data}.\n"
+        f"medians, rounds: {options.rounds} after {options.warm_up} uncounted (start-up: {options.startup_rounds} after 1; "
+        f"index: a single run). Data: {data}.\n"
     )
 
 
