@@ -1,184 +1,145 @@
-"""Whole processes, pairwise, medians: keyark, restic, and `tar | zstd | age`, on a tmpfs.
+"""Keyark, restic, borg and `tar | zstd | age`: whole processes taking turns on a tmpfs; prints Markdown.
 
-    python benchmarks/compare.py [--rounds 5] [--folder /dev/shm/keyark-bench]
+    python benchmarks/compare.py --build-borg                          # once
+    python benchmarks/compare.py                                       # everything but `million` and `index`
+    python benchmarks/compare.py --rows secrets --steps first,second --rounds 9 --tools keyark,restic
+    python benchmarks/compare.py --rows secrets,million,index --tools keyark --rounds 1
 
-Prints a table in Markdown. Tools that are not installed are left out.
+Every round starts with empty repositories, and each step is run by all tools in turn before the next one. Wall seconds are
+medians; CPU seconds (user and system, of all processes of a pipe) stand in brackets; memory is the highest peak of the largest
+process. All compress with zstd at level 3 (restic: `auto`, its zstd default), and all keep repository, caches and temporary
+files on the same tmpfs, where syncing costs nothing. Every start of restic and borg includes the derivation
+of a key from a passphrase, their only way in; Keyark writes with a credential and reads with a key file.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
+import dataclasses
+import json
 import os
-import random
+import platform
 import shutil
-import statistics
-import subprocess
+import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-Step = Callable[[], None]
+import report
+from bench import Bench, say, title
+from measure import BenchError, output_of
+from options import build_borg, options
+from sources import Source
+from tools import Borg, Keyark, Pipe, Restic, Tool
+
+_MARKER = ".keyark-bench"
+_QUIET_LOAD = 0.5
 
 
-def secrets_tree(folder: Path) -> Path:
-    """50,000 small secrets in 100 folders, about 100 MB."""
-    rng = random.Random(1)
-    for number in range(50_000):
-        path = folder / f"{number // 500:03d}"
-        path.mkdir(parents=True, exist_ok=True)
-        body = rng.randbytes(rng.randint(150, 1700)).hex().encode()
-        (path / f"{number:05d}.key").write_bytes(
-            b"-----BEGIN PRIVATE KEY-----\n" + body + b"\n-----END PRIVATE KEY-----\n"
-        )
-    return folder
+def _circumstances(tools: Sequence[Tool], options: argparse.Namespace, made: dict[str, Source]) -> str:
+    versions = "; ".join(tool.versions() for tool in tools)
+    data = "; ".join(
+        f"{name}: {source.files:,} {'file' if source.files == 1 else 'files'}, {source.size / 1e6:,.1f} MB"
+        for name, source in made.items()
+    )
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), "unknown")
+    return (
+        f"{versions}. {os.cpu_count()} cores of {model}, Linux {platform.release()}; {options.folder}; "
+        f"medians, rounds: {options.rounds} after {options.warm_up} uncounted (start-up: {options.startup_rounds} after 1; "
+        f"index: a single run). Data: {data}.\n"
+    )
 
 
-def random_file(folder: Path) -> Path:
-    """1 GB of random bytes in one file."""
-    folder.mkdir(parents=True)
-    with (folder / "random").open("wb") as file:
-        for _ in range(256):
-            file.write(os.urandom(4_000_000))
-    return folder
+def _tools(options: argparse.Namespace) -> list[Tool]:
+    programs: dict[type[Tool], str] = {Keyark: options.keyark, Restic: "restic", Borg: options.borg, Pipe: "age"}
+    chosen: list[Tool] = []
+    for kind, program in programs.items():
+        if kind.name not in options.tools:
+            continue
+        found = shutil.which(program)
+        if found is None:
+            say(f"warning: no {program}: {kind.name} is left out" + (", see --build-borg" if kind is Borg else ""))
+            continue
+        chosen.append(kind(options.folder, found))
+    return chosen
 
 
-def environment_tree(folder: Path) -> Path:
-    """A Python environment, twice: code, text and binaries."""
-    for copy in ("a", "b"):
-        shutil.copytree(Path(sys.prefix) / "lib", folder / copy, symlinks=True)
-    return folder
+def _warn_of_noise(folder: Path) -> None:
+    load = os.getloadavg()[0]
+    if load > _QUIET_LOAD:
+        say(f"warning: the load average is {load:.2f}: others are at work, and the figures will not be worth much")
+    kind = output_of(["stat", "-f", "-c", "%T", str(folder)])
+    if kind != "tmpfs":
+        say(f"warning: {folder} is on {kind}, not on a tmpfs: the figures will be those of the disk")
 
 
-class Tool:
-    """One tool with its own place on the tmpfs."""
-
-    def __init__(self, base: Path, source: Path) -> None:
-        self.base = base
-        self.source = source
-
-    def run(self, *command: str, **environment: str) -> None:
-        env = {**os.environ, **environment}
-        subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def fresh(self) -> None:
-        shutil.rmtree(self.base, ignore_errors=True)
-        self.base.mkdir(parents=True)
+def _claim(folder: Path) -> None:
+    """The folder is emptied in the end, so it must be ours."""
+    if folder.exists() and not (folder / _MARKER).exists() and any(folder.iterdir()):
+        raise SystemExit(f"{folder} is not empty and no earlier run made it; name another with --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).touch()
 
 
-class Keyark(Tool):
-    name = "keyark"
-
-    def command(self, *arguments: str) -> None:
-        self.run(
-            sys.executable,
-            "-m",
-            "keyark.cli.main",
-            "-r",
-            str(self.base / "r"),
-            *arguments,
-            HOME=str(self.base / "home"),
-        )
-
-    def fresh(self) -> None:
-        super().fresh()
-        (self.base / "home").mkdir()
-        self.command("init", "--new-key-file", str(self.base / "key"), "--i-accept-a-single-key")
-
-    def backup(self) -> None:
-        self.command("backup", "-q", str(self.source))
-
-    def restore(self) -> None:
-        shutil.rmtree(self.base / "out", ignore_errors=True)
-        self.command(
-            "--key-file", str(self.base / "key"), "restore", "-q", "latest", "--target", str(self.base / "out")
-        )
+def print_tables(bench: Bench) -> None:
+    """The tables of what was measured."""
+    options = bench.options
+    titles = {name: title(name, source) for name, source in bench.sources.items()}
+    measured = {source for source, _, _ in bench.costs}
+    print(_circumstances(bench.tools, options, bench.sources))
+    if measured & {"secrets", "tree", "random"}:
+        print(report.speed(bench.costs, titles))
+        print(report.sizes(bench.sizes, titles))
+        print(report.memory(bench.costs, titles))
+    if "million" in measured:
+        print(report.flatness(bench.costs, {name: source.files for name, source in bench.sources.items()}))
+    if "startup" in measured:
+        print(report.startup(bench.costs))
+    if "index" in measured:
+        print(report.index(bench.costs, options.chunks, bench.cache_bytes))
+    print(report.quiet(bench.costs))
 
 
-class Restic(Tool):
-    name = "restic"
-
-    def command(self, *arguments: str) -> None:
-        options = ("-r", str(self.base / "r"), "--cache-dir", str(self.base / "cache"), "-q")
-        self.run("restic", *options, *arguments, RESTIC_PASSWORD="benchmark")
-
-    def fresh(self) -> None:
-        super().fresh()
-        self.command("init")
-
-    def backup(self) -> None:
-        self.command("backup", str(self.source))
-
-    def restore(self) -> None:
-        shutil.rmtree(self.base / "out", ignore_errors=True)
-        self.command("restore", "latest", "--target", str(self.base / "out"))
-
-
-class Pipe(Tool):
-    name = "tar, zstd, age"
-
-    def fresh(self) -> None:
-        super().fresh()
-        self.run("age-keygen", "-o", str(self.base / "id"))
-
-    def backup(self) -> None:
-        recipient = subprocess.run(
-            ["age-keygen", "-y", str(self.base / "id")], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        self.run(
-            "bash", "-c", f"tar -C / -c {str(self.source)[1:]} | zstd -3 -T0 | age -r {recipient} -o {self.base}/x"
-        )
-
-    def restore(self) -> None:
-        shutil.rmtree(self.base / "out", ignore_errors=True)
-        (self.base / "out").mkdir()
-        self.run("bash", "-c", f"age -d -i {self.base}/id {self.base}/x | zstd -d | tar -C {self.base}/out -x")
-
-
-def seconds(step: Step) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
-def measure(tools: list[Tool], rounds: int) -> dict[str, list[str]]:
-    """Median seconds of first backup, unchanged backup and restore, the tools taking turns."""
-    times: dict[str, list[list[float]]] = {tool.name: [[], [], []] for tool in tools}  # type: ignore[attr-defined]
-    for _ in range(rounds):
-        for tool in tools:
-            tool.fresh()
-            row = times[tool.name]  # type: ignore[attr-defined]
-            row[0].append(seconds(tool.backup))  # type: ignore[attr-defined]
-            tool.backup()  # type: ignore[attr-defined]
-            row[1].append(seconds(tool.backup))  # type: ignore[attr-defined]
-            row[2].append(seconds(tool.restore))  # type: ignore[attr-defined]
-            shutil.rmtree(tool.base)
-    return {name: [f"{statistics.median(values):.2f}" for values in row] for name, row in times.items()}
+def dump(bench: Bench, path: Path) -> None:
+    """Every measurement, for other programs."""
+    rows = [
+        {"source": source, "step": step, "tool": tool, **dataclasses.asdict(cost)}
+        for (source, step, tool), found in bench.costs.items()
+        for cost in found
+    ]
+    sizes = [{"source": source, "tool": tool, "bytes": size} for (source, tool), size in bench.sizes.items()]
+    path.write_text(json.dumps({"measurements": rows, "repositories": sizes}, indent=1) + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm/keyark-bench"))
-    options = parser.parse_args()
-    needed = {Keyark: "true", Restic: "restic", Pipe: "age"}
-    kinds = [kind for kind, program in needed.items() if shutil.which(program)]
-    print("| source | tool | first backup, s | unchanged, s | restore, s |\n|---|---|---|---|---|")
+    wanted = options(__doc__)
+    if wanted.build_borg:
+        build_borg()
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up then, too
+    Borg.encryption = wanted.borg_encryption
+    compileall.compile_dir(Path(__file__).resolve().parent.parent / "src", quiet=2)
+    _claim(wanted.folder)
+    _warn_of_noise(wanted.folder)
+    bench = Bench(wanted, _tools(wanted))
+    failure: str | None = None
     try:
-        for title, make in (
-            ("50,000 secrets", secrets_tree),
-            ("Python environment, twice", environment_tree),
-            ("1 GB random", random_file),
-        ):
-            source = make(options.folder / "source")
-            time.sleep(0.1)
-            for name, row in measure(
-                [kind(options.folder / kind.__name__, source) for kind in kinds], options.rounds
-            ).items():
-                print(f"| {title} | {name} | {' | '.join(row)} |", flush=True)
-            shutil.rmtree(source)
+        bench.run()
+    except BenchError as e:
+        failure = str(e)  # what was measured before it is told all the same
     finally:
-        shutil.rmtree(options.folder, ignore_errors=True)
+        for tool in bench.tools:
+            tool.wipe()
+        if not wanted.keep:
+            shutil.rmtree(wanted.folder, ignore_errors=True)
+    if bench.costs:
+        print_tables(bench)
+    if wanted.json is not None:
+        dump(bench, wanted.json)
+    if failure is not None:
+        raise SystemExit(failure)
 
 
 if __name__ == "__main__":
