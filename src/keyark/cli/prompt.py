@@ -22,6 +22,9 @@ def ask_passphrase(prompt: str) -> Secret:
             text = getpass.getpass(prompt)
         except EOFError:
             text = ""
+        except KeyboardInterrupt:
+            sys.stderr.write("\n")  # the question's line is still open
+            raise
     if not text:
         raise NoKeyError("no passphrase was given")
     return Secret(text.encode("utf-8", "surrogateescape"))
