@@ -211,6 +211,18 @@ def test_well_sealed_lies_of_a_writer_do_not_become_files(
     assert all(not entry.get("size") for entry in golden.restored(tmp_path / "out"))
 
 
+def test_when_the_newest_snapshot_may_be_a_damaged_one_latest_is_refused_and_others_go_by_name(tmp_path: Path) -> None:
+    golden = Golden("aes-256-gcm-siv_bzip2_key-file", tmp_path)
+    path = max(path for path in _objects(golden) if "snapshots" in path.parts)
+    path.write_bytes(path.read_bytes()[:-1])
+    done = golden.recover("restore", "latest", "--target", str(tmp_path / "out"))
+    assert done.returncode == 13
+    assert "latest: may be one of the damaged ones" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert golden.recover("restore", "golden 1", "--target", str(tmp_path / "out")).returncode == 13
+    assert golden.restored(tmp_path / "out") == comparable(golden.snapshots[0]["tree"])
+
+
 def test_without_its_data_packs_a_snapshot_still_gives_what_needs_no_data(tmp_path: Path) -> None:
     golden = Golden("chacha20-poly1305_gzip_scrypt", tmp_path)
     packs = [path for path in _objects(golden) if "packs" in path.parts]
@@ -292,7 +304,7 @@ def test_hostile_names_are_refused(names: list[bytes], one_segment: bool, tmp_pa
 
     class Quiet(reader.Repository):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
-            self.codes = set[int]()
+            self.codes, self.reports = set[int](), 0
 
     (tmp_path / "root").mkdir()
     root = os.open(tmp_path / "root", os.O_RDONLY)

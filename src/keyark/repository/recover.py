@@ -291,7 +291,7 @@ class Generation(NamedTuple):
 
 class Repository:
     def __init__(self, folder: Path, expected: bytes | None) -> None:
-        self.folder, self.codes = folder, set[int]()
+        self.folder, self.codes, self.reports = folder, set[int](), 0
         self.generations: dict[int, Generation] = {}
         if not (folder / "keys").is_dir():
             raise Failure(10, f"{folder}: is no Keyark repository: it has no folder `keys`")
@@ -324,6 +324,7 @@ class Repository:
 
     def report(self, failure: Failure, what: str = "") -> int:
         self.codes.add(failure.code)
+        self.reports += 1
         print(f"recover.py: {what}{failure}", file=sys.stderr)
         return failure.code
 
@@ -498,7 +499,13 @@ def read_snapshots(repo: Repository) -> list[Snapshot]:
                 raise ValueError("its writer had been revoked before; it does not count")
             if allowed is None or head["c"] in allowed:
                 found.append(open_snapshot(repo, thing))
-    return sorted(found, key=lambda snapshot: (snapshot.listed["time"], snapshot.header["q"]))
+    earliest: dict[bytes, int] = {}  # by writer, among its later snapshots: a clock that ran ahead makes nothing newer
+    keyed = []
+    for snapshot in sorted(found, key=lambda snapshot: -snapshot.header["q"]):
+        writer, time = snapshot.header["w"], snapshot.listed["time"]
+        earliest[writer] = min(time, earliest.get(writer, time))
+        keyed.append((earliest[writer], snapshot.header["q"], snapshot.id, snapshot))
+    return [snapshot for _, _, _, snapshot in sorted(keyed)]
 
 
 def open_snapshot(repo: Repository, thing: Object) -> Snapshot:
@@ -812,7 +819,7 @@ def run(options: argparse.Namespace) -> int:
     if not any(repo.open_slot(*secret) for secret in read_secrets(options)):
         raise Failure(13 if repo.codes else 12, f"{options.repository}: this key opens none of its slots")
     print(f"repository {repo.id.hex()}, keyring generation {max(repo.generations)}")
-    snapshots = read_snapshots(repo)
+    before, snapshots = repo.reports, read_snapshots(repo)
     if options.verb == "list":
         for snapshot in snapshots:
             time = datetime.datetime.fromtimestamp(snapshot.listed["time"] // 10**9, datetime.UTC)
@@ -822,7 +829,13 @@ def run(options: argparse.Namespace) -> int:
     else:
         name = options.snapshot.removesuffix(".tar.gz")
         hits = [s for s in snapshots if s.content["name"] == name or s.id.startswith(name)]
-        hits = snapshots[-1:] if name == "latest" else hits
+        if name == "latest":
+            if repo.reports > before:
+                raise Failure(
+                    13, "latest: may be one of the damaged ones; restore another by its name or id, see `list`"
+                )
+            limit = (datetime.datetime.now(datetime.UTC).timestamp() + 24 * 3600) * 10**9  # a later time is a wrong one
+            hits = [s for s in snapshots if s.listed["time"] <= limit][-1:] or snapshots[-1:]
         if len(hits) != 1:
             code = 13 if 13 in repo.codes and not hits else 16  # it may be one of the damaged ones
             raise Failure(code, f"{name}: {'more than one' if hits else 'no'} snapshot is called so; see `list`")
