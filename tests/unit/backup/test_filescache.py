@@ -20,7 +20,9 @@ def test_records_come_back_per_path_and_only_whole(ready: Sandbox, tmp_path: Pat
     record = FolderRecord(
         {b"\xff": (b"mark", b"entry", None), b"b": (b"m", b"e", b"c" * 32), b"c": (b"m", b"e", [[b"d" * 32, 5]])},
         (b"s" * 32,),
+        (5,),
         {3: 7},
+        {4: 5},
     )
     with ready.open() as repository:
         (compartment,) = repository.keyring.compartments
