@@ -61,6 +61,7 @@ class Forger:
         self.identity = Identity(writer, writer.compartment, generation, epoch)
         self._chunks: dict[int, list[tuple[bytes, bytes]]] = {DATA: [], TREE: []}
         self.extra_packs: list[IndexedPack] = []
+        self.key_number = generation  # what forged objects say
 
     def chunk(self, data: bytes, kind: int = DATA) -> bytes:
         """Add a chunk; returns its id."""
@@ -86,7 +87,7 @@ class Forger:
             identity.writer.id,
             identity.epoch.id,
             identity.epoch.public,
-            identity.generation,
+            self.key_number,
             keys.index_key,
             Suite.AES_256_GCM,
             identity.writer.signing,
@@ -100,7 +101,7 @@ class Forger:
         self.repository.storage.put(pack.name, pack.parts)
         return pack
 
-    def _index(self, packs: list[IndexedPack]) -> None:
+    def index(self, packs: list[IndexedPack]) -> None:
         repository, identity = self.repository, self.identity
         keys = repository.keys.compartment(identity.compartment, identity.generation)
         parts, sha256 = encode_index(
@@ -108,7 +109,7 @@ class Forger:
             repository.id,
             identity.compartment,
             identity.writer.id,
-            (keys.generation, keys.index_key),
+            (self.key_number, keys.index_key),
             identity.writer.signing,
         )
         repository.storage.put(index_name(identity.compartment, identity.writer.id, sha256), parts)
@@ -122,7 +123,7 @@ class Forger:
                 for chunk_id, data in dict(chunks).items():
                     builder.add(chunk_id, data)
                 packs.append(indexed(self.pack(kind, builder.compress(compression or parse_compression("zstd")))))
-        self._index(packs)
+        self.index(packs)
         uses = [PackUse(item.sha256, item.size, item.data_length, item.data_length) for item in packs]
         lists = commit.write_pack_lists(self.repository, self.identity, uses, frozenset())
         listed = Listed(self.repository.context.clock.now_ns(), 1, 1, 1, 1, 1, 0, 1)

@@ -16,10 +16,10 @@ import pytest
 
 from faults.forge import Forger, row
 from keyark.errors import IntegrityError
-from keyark.repository.blocks import Block
+from keyark.repository.blocks import Block, BlockBuilder
 from keyark.repository.chunkids import DATA
-from keyark.repository.compression import Codec
-from keyark.repository.index import IndexedPack
+from keyark.repository.compression import Codec, parse_compression
+from keyark.repository.index import IndexedPack, indexed
 from keyark.repository.tree import BLOCK, CHAR, DIR, FIFO, FILE, SYMLINK
 from support import Sandbox, fill
 
@@ -270,3 +270,24 @@ def test_what_no_system_call_takes_is_a_problem_of_that_object_and_not_of_the_re
     assert {"block", "char", "fifo", "sound", "folder"} <= set(os.listdir(ready.base / "target"))
     assert {b"/a link", b"/a owner", b"/xattr"} <= {problem.path for problem in report.problems}
     assert not [name for name in os.listdir(ready.base / "target") if name.startswith(".")]
+
+
+@pytest.mark.parametrize("number", [0, 7777, 1 << 32, (1 << 63) - 1])
+def test_key_generations_that_cannot_be_stop_nobody_else(ready: Sandbox, number: int) -> None:
+    source = fill(ready.base / "source", {"a": os.urandom(2000)})
+    sound = ready.backup(source)
+    forger = Forger(ready)
+    chunk = forger.chunk(b"x")
+    forger.key_number = number
+    builder = BlockBuilder()
+    builder.add(chunk, b"x")
+    pack = forger.pack(DATA, builder.compress(parse_compression("zstd")))
+    forger.index([indexed(pack)])
+    forger.repository.close()
+    (source / "b").write_bytes(os.urandom(100))
+    ready.backup(source)
+    report = ready.verify()
+    named = {item.object.partition("/")[0] for item in report.findings if item.fatal}
+    assert named == (set() if number == 7777 else {"packs", "index"})  # perhaps of a keyring still on its way to us
+    assert ready.restore(sound.snapshot_id, ready.base / "target").problems == ()
+    assert ready.verify(repair_index=True).index_repaired == (number != 7777)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from keyark.errors import DamagedError, HistoryError, UsageError
+from keyark.clock import SystemClock
+from keyark.errors import ConflictError, DamagedError, HistoryError, UsageError
 from keyark.repository.credentials import load_credential
 from keyark.repository.names import probe_name
 from keyark.storage.decorators import Forwarding
@@ -20,6 +22,7 @@ from keyark.upkeep.copy import copy
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetRequest, PruneRequest
 from keyark.upkeep.prune import prune
+from keyark.upkeep.slots import rotate
 from keyark.upkeep.writers import add_writer
 from support import Sandbox, below, fill, flip, picture
 
@@ -317,3 +320,47 @@ def test_the_repository_is_not_backed_up_into_itself_whatever_wraps_its_storage(
     assert not (below(target, ready.base) / "repository").exists()
     assert picture(below(target, ready.base) / "source") == picture(ready.base / "source")
     shutil.rmtree(target)
+
+
+# -- two administrators ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["wraps/listing/", "wraps/", "keys/"])
+@pytest.mark.parametrize("attempt", range(3))
+def test_two_administrators_who_rotate_at_one_instant_neither_fork_nor_lose_a_key(
+    ready: Sandbox, moment: str, attempt: int
+) -> None:
+    source = source_of(ready)
+    ready.backup(source)
+    other: list[int] = []
+
+    def before(operation: str, name: str) -> None:
+        if operation == "put" and name.startswith(moment) and not other:
+            other.append(1)
+            with ready.open(machine="another") as repository:
+                rotate(repository, ready.context)
+
+    with ready.open(storage=hooked(ready, before=before)) as repository, pytest.raises(ConflictError):
+        rotate(repository, ready.context)
+    fill(source, {"b": os.urandom(3000)})
+    report = ready.backup(source)
+    verified = ready.verify()
+    assert verified.sound, verified.findings
+    assert ready.restore(report.snapshot_id, ready.base / "target", verify=True).problems == ()
+    with ready.open() as repository:
+        assert repository.keyring.generation == 2
+        rotate(repository, ready.context)
+    ready.backup(source)
+    assert ready.verify().sound
+
+
+def test_machines_that_become_writers_at_one_instant_all_succeed(ready: Sandbox) -> None:
+    ready.clock = SystemClock()
+    source = source_of(ready)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda n: ready.backup(source, credentials=ready.key, machine=f"machine {n}"), range(4)))
+    assert len({report.snapshot_id for report in done}) == 4
+    with ready.open() as repository:
+        assert len(repository.keyring.writers) == 5
+        assert len(repository.history("test").live) == 4
+    assert ready.verify().sound

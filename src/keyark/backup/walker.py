@@ -265,6 +265,8 @@ class Walker:
                 return None
             facts = entry.stat(follow_symlinks=False)
             kind = kind_of(facts.st_mode)
+            if kind in (tree.DIR, tree.FILE):  # it was something else when its folder was listed
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if kind is not None:
                 frame.entries.append(self._special(frame, name, kind, facts))
             elif named:  # elsewhere sockets are left out without a word: nothing in them could be restored

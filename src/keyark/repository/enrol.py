@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 
-from keyark.errors import NotAllowedError
+from keyark.errors import ConflictError, NotAllowedError
 from keyark.repository.create import new_writer
 from keyark.repository.credentials import Credential, load_credential, save_credential
 from keyark.repository.generations import publish
 from keyark.repository.repository import Repository
 from keyark.repository.wraps import compartment_place, write_wrap
+
+_ATTEMPTS = 8
 
 
 def ensure_writer(repository: Repository, hostname: str) -> Credential:
@@ -33,10 +36,23 @@ def ensure_writer(repository: Repository, hostname: str) -> Credential:
                 raise NotAllowedError(
                     f"this machine's writer was revoked; `keyark writer add` makes another, or delete {state.credential_path}"
                 )
-        credential = _enrol(repository, hostname)
+        credential = _enrol_patiently(repository, hostname)
         save_credential(credential, state.credential_path, replace=True)
     repository.keys.writer = credential
     return credential
+
+
+def _enrol_patiently(repository: Repository, hostname: str) -> Credential:
+    """Machines that are enrolled at one instant meet in the keyring: the later one begins again."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return _enrol(repository, hostname)
+        except ConflictError:
+            if not left:
+                raise
+            repository.context.clock.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - so that they do not meet again
+            repository.refresh_keyring()
+    raise AssertionError
 
 
 def _enrol(repository: Repository, hostname: str) -> Credential:

@@ -130,20 +130,29 @@ def _chain(valid: Mapping[int, Sequence[Keyring]], pinned: tuple[int, bytes] | N
 def publish(storage: Storage, keyring: Keyring, root: SigningKey) -> Keyring:
     """Sign and store a new generation; returns it with its hash.
 
-    Names carry hashes, so a squatter cannot block a generation; when two administrators publish the same number at one
-    instant, the larger hash withdraws with ConflictError.
+    Names carry hashes, so a squatter cannot block a generation. ConflictError when another administrator was first, or when
+    two publish the same number at one instant: whoever then sees the other withdraws, since the other may have looked before.
     """
     parts, sha256 = keyrings.encode(keyring, root)
     name = keyring_name(keyring.generation, sha256)
+    refuse_rivals(storage, keyring)
     storage.put(name, parts, create_only=True)
+    try:
+        refuse_rivals(storage, keyring, own=name)
+    except ConflictError:
+        storage.delete(name)
+        raise
+    return keyrings.decode(b"".join(parts), name, keyring.repository)
+
+
+def refuse_rivals(storage: Storage, draft: Keyring, own: str | None = None) -> None:
+    """ConflictError when a valid generation with the draft's number, and not of the name ``own``, is there already."""
     for info in storage.list("keys/"):
         other = parse_name(info.name)
-        if other is None or other.number != keyring.generation or other.sha256 is None or other.sha256 >= sha256:
+        if other is None or other.number != draft.generation or info.name == own:
             continue
-        if _is_valid_rival(storage, info.name, keyring.repository):
-            storage.delete(name)
+        if _is_valid_rival(storage, info.name, draft.repository):
             raise ConflictError("another administrator changed the keyring at this instant; run the command again")
-    return keyrings.decode(b"".join(parts), name, keyring.repository)
 
 
 def _is_valid_rival(storage: Storage, name: str, repository: bytes) -> bool:

@@ -13,12 +13,12 @@ from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
 from keyark.repository.names import index_name
 from keyark.repository.packs import BlockPlace, SealedPack, decode_directory, encode_directory
-from keyark.repository.wire import ObjectType, is_bytes, is_count
+from keyark.repository.wire import ObjectType, is_bytes, is_key_number
 from keyark.secret import Secret
 
 MAX_CHUNKS = 250_000  # chunk ids in one index object (8 MB)
 _PACK = struct.Struct(">32sBQQIQ")  # sha256, kind, size, data length, first block's offset, directory length
-_FIELDS = {"r": is_bytes(32), "c": is_bytes(16), "w": is_bytes(16), "g": is_count, "p": wire.is_data}
+_FIELDS = {"r": is_bytes(32), "c": is_bytes(16), "w": is_bytes(16), "g": is_key_number, "p": wire.is_data}
 
 
 @dataclass(frozen=True, slots=True)

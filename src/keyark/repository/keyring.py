@@ -20,6 +20,7 @@ from keyark.repository.wire import (
     is_bytes,
     is_count,
     is_data,
+    is_key_number,
     is_list,
     is_map,
     is_text,
@@ -224,7 +225,7 @@ _BODY = {
     "readme": is_bytes(32),
     "reader": optional(is_bytes(32)),
 }
-_COMPARTMENT = {"keys": is_count, "label": is_data, "erasable": is_bool}
+_COMPARTMENT = {"keys": is_key_number, "label": is_data, "erasable": is_bool}
 _SLOT = {
     "public": _is_public,
     "kind": is_text,

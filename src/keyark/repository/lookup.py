@@ -130,8 +130,8 @@ class Lookup:
                 _, blocks, size = self.reader.directory(name, data)
             except ObjectNotFound:
                 continue
-            except IntegrityError as e:
-                self._warn(f"ignored: {e}")
+            except (IntegrityError, NoKeyError) as e:
+                self._warn(f"{name} is ignored: {e}")
                 continue
             # Its process may have been killed before the pack was durable. "Exists" promises that it is now.
             with contextlib.suppress(ObjectExists):

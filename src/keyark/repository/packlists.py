@@ -14,11 +14,11 @@ from keyark.crypto.signing import SigningKey, VerifyKey
 from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
 from keyark.repository.names import pack_list_name
-from keyark.repository.wire import ObjectType, is_bytes, is_count
+from keyark.repository.wire import ObjectType, is_bytes, is_key_number
 
 LIST_ENTRIES = 1024  # packs in one list
 _ROW = struct.Struct(">32sQQQ")
-_FIELDS = {"r": is_bytes(32), "c": is_bytes(16), "w": is_bytes(16), "l": is_count}
+_FIELDS = {"r": is_bytes(32), "c": is_bytes(16), "w": is_bytes(16), "l": is_key_number}
 
 
 @dataclass(frozen=True, slots=True, order=True)

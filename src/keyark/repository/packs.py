@@ -15,7 +15,7 @@ from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
 from keyark.repository.blocks import MAX_CHUNKS, MAX_RAW, Block, split_block
 from keyark.repository.names import pack_name
-from keyark.repository.wire import Head, ObjectType, is_bytes, is_count, is_data, optional
+from keyark.repository.wire import Head, ObjectType, is_bytes, is_data, is_key_number, optional
 from keyark.secret import Secret
 
 PACK_TARGET = 16 << 20  # bytes after which a pack is closed
@@ -26,7 +26,7 @@ _FIELDS = {
     "c": is_bytes(16),
     "w": optional(is_bytes(16)),
     "e": is_bytes(16),
-    "g": is_count,
+    "g": is_key_number,
     "t": lambda value: value in (0, 1),
     "k": is_data,
 }

@@ -11,7 +11,17 @@ from keyark.crypto.signing import SigningKey, VerifyKey
 from keyark.errors import DamagedError, ForgedError
 from keyark.repository import wire
 from keyark.repository.names import snapshot_name
-from keyark.repository.wire import ObjectType, is_bytes, is_count, is_list, is_map, is_row, is_text, optional
+from keyark.repository.wire import (
+    ObjectType,
+    is_bytes,
+    is_count,
+    is_key_number,
+    is_list,
+    is_map,
+    is_row,
+    is_text,
+    optional,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +97,13 @@ _HEAD = {
     "r": is_bytes(32),
     "c": is_bytes(16),
     "w": is_bytes(16),
-    "g": is_count,
+    "g": is_key_number,
     "n": is_row(is_count, is_bytes(32)),
     "q": is_count,
     "p": optional(is_bytes(32)),
     "o": is_list(is_row(is_bytes(16), is_bytes(16), is_count, is_bytes(32))),
     "R": optional(is_bytes(32)),
-    "l": is_count,
+    "l": is_key_number,
     "e": is_bytes(16),
     "L": is_list(is_bytes(32)),
     "ll": is_count,

@@ -218,6 +218,11 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
+def is_key_number(value: Any) -> bool:
+    """The number of a key generation: as many digits as names have room for."""
+    return type(value) is int and 1 <= value < 100_000_000
+
+
 def is_integer(value: Any) -> bool:
     """A signed 64-bit integer."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63

@@ -79,8 +79,8 @@ def write_wrap(
     public: PublicKey | None = None,
     *,
     create_only: bool = False,
-) -> None:
-    """Seal ``secret`` to the recipient, sign (by the root when the signer's id is None) and store."""
+) -> bytes:
+    """Seal ``secret`` to the recipient, sign (by the root when the signer's id is None) and store; returns the object."""
     name, key = recipient
     header = {
         "r": repository,
@@ -94,6 +94,7 @@ def write_wrap(
     sealed = seal_to(key, secret.reveal(), place.info(repository, int(key.kem)))
     parts, _ = wire.sign_object(ObjectType.KEY_WRAP, 0, header, [sealed], signer[1], repository)
     storage.put(place.name(name), parts, create_only=create_only)
+    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

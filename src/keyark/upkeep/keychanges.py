@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from keyark.crypto import hpke
 from keyark.crypto.hpke import PublicKey
 from keyark.crypto.signing import SigningKey
-from keyark.errors import IntegrityError, NoKeyError, StorageError
+from keyark.errors import ConflictError, IntegrityError, NoKeyError, ObjectExists, ObjectNotFound, StorageError
 from keyark.repository import readme
 from keyark.repository.create import new_compartment_keys
-from keyark.repository.generations import publish
+from keyark.repository.generations import publish, refuse_rivals
 from keyark.repository.keyring import Compartment, Keyring, Slot, Writer
 from keyark.repository.names import parse_name
 from keyark.repository.repository import Repository
@@ -37,6 +37,7 @@ class KeyChange:
     root: SigningKey
     draft: Keyring
     listing: dict[int, Secret] = field(default_factory=dict)  # new listing keys, not yet in the current keyring
+    fresh: dict[str, bytes] = field(default_factory=dict)  # wraps of keys with new numbers: name -> what we stored
 
     @classmethod
     def begin(cls, repository: Repository, what: str) -> KeyChange:
@@ -52,6 +53,8 @@ class KeyChange:
         between leaves files that an earlier generation records. A storage that refuses to overwrite them is only warned about.
         """
         storage, warn = self.repository.storage, self.repository.context.warn
+        if self._overwritten():
+            raise ConflictError("another administrator is changing keys at this instant; run the command again")
         keyring = publish(storage, readme.renewed(self.draft), self.root)
         if keyring.reader_sha256 is not None and keyring.reader_sha256 != self.draft.reader_sha256:
             warn(
@@ -62,7 +65,35 @@ class KeyChange:
         except StorageError as e:
             warn(f"README.txt and recover.py could not be renewed: {e}")
         self.repository.adopt_keyring(keyring)
+        for name in self._overwritten():  # by one who began before we published, and will be refused
+            storage.put(name, self.fresh[name], create_only=False)
         return keyring
+
+    def _overwritten(self) -> list[str]:
+        """New wraps that are not what we stored."""
+        found = []
+        for name, data in self.fresh.items():
+            try:
+                same = self.repository.storage.get(name) == data
+            except (ObjectNotFound, IntegrityError):
+                same = False
+            if not same:
+                found.append(name)
+        return found
+
+    def _wrap_fresh(self, place: WrapPlace, recipient: Recipient, secret: Secret) -> None:
+        """Wrap a key under a number that the keyring does not have yet.
+
+        What lies there was left by a change that was interrupted, or is another administrator's, whose change may stand by now:
+        then ours is too late, and nothing of his may be overwritten.
+        """
+        storage, repository, signer = self.repository.storage, self.repository.id, (None, self.root)
+        try:
+            data = write_wrap(storage, repository, place, recipient, secret, signer, create_only=True)
+        except ObjectExists:
+            refuse_rivals(storage, self.draft)
+            data = write_wrap(storage, repository, place, recipient, secret, signer)
+        self.fresh[place.name(recipient[0])] = data
 
     def wrap(self, place: WrapPlace, recipient: Recipient, secret: Secret, public: PublicKey | None = None) -> None:
         write_wrap(self.repository.storage, self.repository.id, place, recipient, secret, (None, self.root), public)
@@ -120,14 +151,14 @@ class KeyChange:
         recipients: dict[bytes, PublicKey] = {name: slot.public for name, slot in self.draft.slots.items()}
         recipients |= {name: item.box for name, item in self.draft.operators.items() if not item.revoked}
         for recipient in recipients.items():
-            self.wrap(listing_place(number), recipient, key.data)
+            self._wrap_fresh(listing_place(number), recipient, key.data)
 
     def renew_compartment(self, compartment: bytes) -> None:
         """New id and index keys for what comes; sealed to the compartment's slots and writers of the draft."""
         current = self.draft.compartments[compartment]
         number, keys = current.generation + 1, new_compartment_keys()
         for recipient in self.holders(compartment).items():
-            self.wrap(compartment_place(compartment, number), recipient, keys)
+            self._wrap_fresh(compartment_place(compartment, number), recipient, keys)
         updated = Compartment(number, current.label, current.erasable)
         self.draft = replace(self.draft, compartments={**self.draft.compartments, compartment: updated})
 

@@ -201,15 +201,16 @@ class _Prune:
     def _clean_up(self, history: History) -> int:
         """Delete forgotten snapshots' objects, index objects of packs that are gone, marks that have done their work."""
         storage = self.repository.storage
+        # What speaks of packs is listed before the packs: it was stored after them, so what is not there then is gone, and
+        # not only stored between the two looks.
+        indexes = [name for info in storage.list("index/") if (name := parse_name(info.name)) is not None]
+        marks = self.repository.marks().objects
         present = set(self._objects("packs/", ObjectType.PACK)) | set(self._objects("packlists/", ObjectType.PACK_LIST))
         doomed = [snapshot.name for snapshot in history.forgotten]
-        for info in list(storage.list("index/")):
-            name = parse_name(info.name)
-            if name is not None and self._dead_index(name, present):
-                doomed.append(info.name)
+        doomed += [name.text for name in indexes if self._dead_index(name, present)]
         doomed += [
             mark.name
-            for mark in self.repository.marks().objects
+            for mark in marks
             if mark.kind in (mark_objects.MARK, mark_objects.INTENT) and not any(row[1] in present for row in mark.rows)
         ]
         count = 0

@@ -38,7 +38,7 @@ def repair_index(repository: Repository, context: Context) -> bool:
                 context.warn(f"{name}: of another compartment; repair the index there with its writer's credential")
                 continue
             head, blocks, size = repository.lookup.reader.directory(name)
-        except (IntegrityError, ObjectNotFound) as e:
+        except (IntegrityError, ObjectNotFound, NoKeyError) as e:
             context.warn(str(e))
             continue
         missing.setdefault(head.generation, []).append(IndexedPack(sha256, head.kind, size, size, blocks))
