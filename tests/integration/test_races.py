@@ -364,3 +364,25 @@ def test_machines_that_become_writers_at_one_instant_all_succeed(ready: Sandbox)
         assert len(repository.keyring.writers) == 5
         assert len(repository.history("test").live) == 4
     assert ready.verify().sound
+
+
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_what_a_backup_stores_while_a_prune_cleans_up_is_not_taken_for_dead(ready: Sandbox, moment: int) -> None:
+    # The index object of a pack that was not there yet when packs were listed once looked like one whose packs are gone.
+    source = source_of(ready)
+    ready.backup(source)
+    fill(source, {"new": os.urandom(5000)})
+    lists = 0
+
+    def between(operation: str, name: str) -> None:
+        nonlocal lists
+        if operation != "list":
+            return
+        lists += 1
+        if lists == moment:
+            ready.backup(source)
+
+    with ready.open(storage=hooked(ready, before=between)) as repository:
+        prune(repository, PruneRequest(grace_seconds=3600), ready.context)
+    report = ready.verify()
+    assert report.sound, report.findings
