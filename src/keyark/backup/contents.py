@@ -17,7 +17,7 @@ from keyark.backup.smallfiles import EMPTY_SHA256, WHOLE
 from keyark.repository.chunkids import DATA
 
 CHUNK_MIN, CHUNK_AVG, CHUNK_MAX = 256 << 10, 1 << 20, 8 << 20
-_READ = 16 << 20  # bytes read at a time; two such buffers are alive at most
+_READ = 4 << 20  # bytes read at a time; chunks that wait for their block keep such a buffer alive
 _ZEROS = bytes(1 << 20)
 
 

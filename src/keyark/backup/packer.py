@@ -17,8 +17,8 @@ from keyark.repository.packs import PackAssembler, PackFacts, SealedPack
 from keyark.storage.protocol import Storage
 
 _WORKERS = max(1, min(4, os.cpu_count() or 1))
-_UPLOADS = 4  # packs under way to the storage
-_QUEUED_BLOCKS = 2 * _WORKERS  # blocks waiting for the packer; bounds memory
+_UPLOADS = 2  # packs under way to the storage; each is 16 MB of memory
+_QUEUED_BLOCKS = _WORKERS + 1  # blocks waiting for the packer; bounds memory
 
 _Job = tuple[int, "Future[Block]"]
 

@@ -58,6 +58,7 @@ class BlockBuilder:
         lengths = [len(part) for part in self._parts]
         table = struct.pack(f">I{len(lengths)}I", len(lengths), *lengths)
         raw = b"".join((table, *self._parts))
+        self._parts = []  # they may be views that keep much larger buffers alive
         codec, payload = compression.compress(raw)
         return Block(tuple(self.ids), _HEAD.pack(codec, len(raw), len(payload)), payload, self.size)
 
