@@ -17,7 +17,6 @@ from keyark.backup.unchanged import Records
 from keyark.errors import HistoryError, IntegrityError, ObjectExists, ObjectNotFound
 from keyark.repository.credentials import Credential
 from keyark.repository.epochs import Epoch
-from keyark.repository.fetching import fetch
 from keyark.repository.history import MAX_GAP, REPLACE_WINDOW, Chain, Head, History
 from keyark.repository.index import MAX_CHUNKS, IndexedPack, encode_index
 from keyark.repository.names import index_name, pack_list_name, parse_name, snapshot_name
@@ -219,7 +218,7 @@ def _newest_own(repository: Repository, writer: Credential, chain: Chain, known:
         if name.number > MAX_GAP + (0 if known is None else known[0]):
             continue  # whoever has the key may have put it there so that nobody can follow
         try:
-            data = fetch(repository.storage, info.name, ObjectType.SNAPSHOT)
+            data = repository.storage.get(info.name)
             found = decode_snapshot(data, info.name, repository.id, writer.signing.public())
         except (IntegrityError, ObjectNotFound):
             continue  # not ours: whoever can write to the storage may have put it there

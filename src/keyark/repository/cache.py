@@ -118,7 +118,7 @@ class Cache:
             os.chmod(self.path, 0o600)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA cache_size=-32768")
+            db.execute("PRAGMA cache_size=-16384")
             db.executescript(_SCHEMA)
             identity = repository + bytes([_SCHEMA_VERSION])
             db.execute("INSERT OR IGNORE INTO meta VALUES ('repository', ?)", (identity,))

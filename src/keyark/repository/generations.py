@@ -13,7 +13,6 @@ from keyark.clock import Clock
 from keyark.crypto.signing import SigningKey
 from keyark.errors import ConflictError, HistoryError, IntegrityError, ObjectNotFound, RepositoryNotFound
 from keyark.repository import keyring as keyrings
-from keyark.repository.fetching import fetch
 from keyark.repository.keyring import Keyring
 from keyark.repository.names import keyring_name, parse_name
 from keyark.repository.wire import ObjectType
@@ -65,7 +64,7 @@ def _judge(storage: Storage, expected: bytes | None, pinned: PinnedKeyring, reme
             rejected.append((info.name, f"{info.name}: not the name of a keyring generation"))
             continue
         try:
-            found = keyrings.decode(fetch(storage, info.name, ObjectType.KEYRING), info.name, expected)
+            found = keyrings.decode(storage.get(info.name), info.name, expected)
         except ObjectNotFound:
             continue
         except IntegrityError as e:
@@ -157,7 +156,7 @@ def refuse_rivals(storage: Storage, draft: Keyring, own: str | None = None) -> N
 
 def _is_valid_rival(storage: Storage, name: str, repository: bytes) -> bool:
     try:
-        keyrings.decode(fetch(storage, name, ObjectType.KEYRING), name, repository)
+        keyrings.decode(storage.get(name), name, repository)
     except (IntegrityError, ObjectNotFound):
         return False
     return True

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from keyark.errors import ForgedError, IntegrityError, ObjectNotFound
-from keyark.repository.fetching import fetch
 from keyark.repository.keyring import Keyring, Writer
 from keyark.repository.marks import Mark, Marks, decode_mark, merge
 from keyark.repository.names import ObjectName, parse_name
@@ -30,7 +29,7 @@ def load_marks(storage: Storage, keyring: Keyring) -> Marks:
 
     def load(name: str) -> Mark | Rejected | None:
         try:
-            return decode_mark(fetch(storage, name, ObjectType.MARK), name, keyring.repository, keyring.root, operators)
+            return decode_mark(storage.get(name), name, keyring.repository, keyring.root, operators)
         except ObjectNotFound:
             return None
         except IntegrityError as e:
@@ -56,7 +55,7 @@ def load_snapshots(storage: Storage, keyring: Keyring) -> tuple[list[Snapshot], 
             return text, f"{text}: not the name of a snapshot"
         try:
             writer = writer_of(keyring, name, text)
-            return decode_snapshot(fetch(storage, text, ObjectType.SNAPSHOT), text, keyring.repository, writer.verify)
+            return decode_snapshot(storage.get(text), text, keyring.repository, writer.verify)
         except ObjectNotFound:
             return None
         except IntegrityError as e:
@@ -72,7 +71,7 @@ def load_pack_list(storage: Storage, keyring: Keyring, name: str) -> PackList:
     if parsed is None or parsed.type is not ObjectType.PACK_LIST:
         raise ForgedError(f"{name}: not the name of a pack list")
     writer = writer_of(keyring, parsed, name)
-    return decode_pack_list(fetch(storage, name, ObjectType.PACK_LIST), name, keyring.repository, writer.verify)
+    return decode_pack_list(storage.get(name), name, keyring.repository, writer.verify)
 
 
 def writer_of(keyring: Keyring, name: ObjectName, text: str) -> Writer:

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from keyark.errors import IntegrityError, NoKeyError, ObjectExists, ObjectNotFound
 from keyark.repository.cache import Cache, CachedPack
-from keyark.repository.fetching import fetch
 from keyark.repository.index import IndexedPack, IndexObject, decode_index
 from keyark.repository.keyring import Keyring
 from keyark.repository.loading import writer_of
@@ -21,7 +20,7 @@ from keyark.repository.unlocked import Unlocked
 from keyark.repository.wire import ObjectType
 from keyark.storage.protocol import Storage
 
-_PARALLEL = 4  # index objects under way
+_PARALLEL = 2  # index objects under way; each may be 8 MB, several times over while it is opened
 _FOREIGN = b"foreign:"  # cache keys of packs that belong to other compartments
 
 Warn = Callable[[str], None]
@@ -45,7 +44,7 @@ class Lookup:
         if parsed is None or parsed.type is not ObjectType.INDEX:
             raise IntegrityError(f"{name}: not the name of an index object")
         writer = writer_of(self._keyring, parsed, name)
-        return decode_index(fetch(self._storage, name, ObjectType.INDEX), name, self._keyring.repository, writer.verify)
+        return decode_index(self._storage.get(name), name, self._keyring.repository, writer.verify)
 
     def sync(self, compartment: bytes) -> None:
         """Take over index objects that are new. Damaged ones are named and left out: packs can be read without them.
@@ -123,7 +122,7 @@ class Lookup:
                 if sha256 in vouched:
                     self._ask(sha256, compartment)
                     continue
-                data = fetch(self._storage, name, ObjectType.PACK)
+                data = self._storage.get(name)
                 head = self.reader.verified(name, sha256, data)
                 if head.writer is None or self._keyring.writers[head.writer].revoked is not None:
                     continue

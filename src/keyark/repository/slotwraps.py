@@ -11,7 +11,6 @@ from keyark.crypto.slots import AgeOpener, KeyFileOpener, PassphraseOpener, Slot
 from keyark.errors import DamagedError, ForgedError, NoKeyError, ObjectNotFound
 from keyark.repository import wire
 from keyark.repository.credentials import Credentials
-from keyark.repository.fetching import fetch
 from keyark.repository.keyring import Keyring, Slot
 from keyark.repository.names import slot_wrap_name
 from keyark.repository.wire import ObjectType, is_bytes, is_map, is_text
@@ -69,7 +68,7 @@ def _open_one(
     repository = keyring.repository
     where = slot_wrap_name(name)
     try:
-        data = fetch(storage, where, ObjectType.SLOT_WRAP)
+        data = storage.get(where)
     except ObjectNotFound as e:
         raise DamagedError(f"{where} is missing: this slot cannot be opened; another slot may") from e
     parsed = wire.parse(data, ObjectType.SLOT_WRAP, where)

@@ -8,7 +8,6 @@ from keyark.crypto.hpke import Kem, PrivateKey, PublicKey, hpke_info, open_seale
 from keyark.crypto.signing import SigningKey, VerifyKey
 from keyark.errors import ForgedError, ObjectNotFound
 from keyark.repository import wire
-from keyark.repository.fetching import fetch
 from keyark.repository.names import compartment_wrap_name, epoch_wrap_name, listing_wrap_name, root_wrap_name
 from keyark.repository.wire import ObjectType, is_bytes, optional
 from keyark.secret import Secret
@@ -148,7 +147,7 @@ def open_wrap(
     """Fetch, verify and open a wrap; None when there is none for this recipient."""
     name, key = recipient
     try:
-        data = fetch(storage, place.name(name), ObjectType.KEY_WRAP)
+        data = storage.get(place.name(name))
     except ObjectNotFound:
         return None
     wrap = check_wrap(data, place, name, repository, signers)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from keyark.errors import DamagedError, IntegrityError, ObjectNotFound
 from keyark.repository import names, readme
-from keyark.repository.fetching import fetch
 from keyark.repository.names import ObjectName, parse_name
 from keyark.repository.repository import Repository
 from keyark.repository.snapshots import Snapshot
@@ -55,7 +54,7 @@ def _check_slot_wrap(repository: Repository, name: ObjectName, findings: Finding
         findings.note(name.text, f"{name.text}: of a slot that was removed, or whose making was interrupted")
         return
     try:
-        data = fetch(repository.storage, name.text, ObjectType.SLOT_WRAP)
+        data = repository.storage.get(name.text)
     except ObjectNotFound:
         return
     except DamagedError as e:
@@ -90,7 +89,7 @@ def _check_key_wrap(repository: Repository, name: ObjectName, findings: Findings
         findings.bad(name.text, f"{name.text}: not the name of a key wrap")
         return
     try:
-        data = fetch(repository.storage, name.text, ObjectType.KEY_WRAP)
+        data = repository.storage.get(name.text)
         check_wrap(data, place, recipient, repository.id, repository.keys.signers())
     except ObjectNotFound:
         return

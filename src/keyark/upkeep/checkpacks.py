@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from keyark.errors import DamagedError, IntegrityError, NoKeyError, NotAllowedError, ObjectNotFound, UsageError
 from keyark.operation import Context, Progress
 from keyark.repository.cache import CachedPack
-from keyark.repository.fetching import fetch
 from keyark.repository.index import IndexedPack
 from keyark.repository.lookup import Lookup
 from keyark.repository.names import pack_name
 from keyark.repository.packlists import PackUse
 from keyark.repository.packs import iterate_ids
 from keyark.repository.repository import Repository
-from keyark.repository.wire import ObjectType
 from keyark.upkeep.findings import Findings
 
 _SUBSET = re.compile(r"(?:(?P<percent>\d+(?:\.\d+)?)%|(?P<n>\d+)/(?P<m>\d+)|(?P<size>\d+)(?P<unit>[KMGT]?))")
@@ -126,7 +124,7 @@ def read_packs(
         context.cancel.check()
         name = pack_name(sha256)
         try:
-            data = fetch(repository.storage, name, ObjectType.PACK)
+            data = repository.storage.get(name)
         except ObjectNotFound:
             continue  # found by its absence, if anything needs it
         except DamagedError as e:

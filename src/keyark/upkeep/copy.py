@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from keyark.errors import ConflictError, DamagedError, ObjectExists, ObjectNotFound
 from keyark.operation import Context, Progress
 from keyark.repository import names, readme
-from keyark.repository.fetching import fetch
 from keyark.repository.names import parse_name
 from keyark.repository.repository import Repository
-from keyark.repository.wire import MAX_SIZE, ObjectType
 from keyark.storage.protocol import ObjectInfo, Storage
 
 # What is referred to comes before what refers to it, so that an interrupted copy is sound; keyrings make it a repository.
@@ -56,7 +54,7 @@ def copy(repository: Repository, destination: Storage, context: Context) -> Copy
     for info in todo:
         context.cancel.check()
         try:
-            data = _read(source, info.name)
+            data = source.get(info.name)
             _check(info, data)
             destination.put(info.name, data)
         except ObjectNotFound:
@@ -119,15 +117,6 @@ def _copy_plain(repository: Repository, destination: Storage, name: str) -> int:
         pass
     destination.put(name, data, create_only=False)
     return len(data)
-
-
-def _read(source: Storage, name: str) -> bytes:
-    parsed = parse_name(name)
-    kind = ObjectType.PACK if parsed is None else parsed.type
-    data = fetch(source, name, kind)
-    if len(data) > MAX_SIZE[kind]:
-        raise DamagedError(f"{name}: is larger than any object of its kind; it was not copied")
-    return data
 
 
 def _rank(info: ObjectInfo) -> tuple[int, str]:

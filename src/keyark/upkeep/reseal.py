@@ -19,7 +19,6 @@ from keyark.operation import Context, Progress
 from keyark.repository import marks as mark_objects
 from keyark.repository.cache import CachedPack
 from keyark.repository.epochs import Epoch, epoch_id
-from keyark.repository.fetching import fetch
 from keyark.repository.index import indexed
 from keyark.repository.marks import encode_marks
 from keyark.repository.names import pack_name, parse_name
@@ -191,7 +190,7 @@ class _Reseal:
         """The pack, or an earlier one that holds the same."""
         for sha256 in use.names:
             try:
-                return sha256, fetch(self.repository.storage, pack_name(sha256), ObjectType.PACK)
+                return sha256, self.repository.storage.get(pack_name(sha256))
             except ObjectNotFound:
                 continue
         raise IntegrityError(f"{pack_name(use.sha256)} is missing; nothing more was re-sealed, see `keyark verify`")
