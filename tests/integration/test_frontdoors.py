@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support import COVERAGE, REQUIRE, below, fill
+from support import COVERAGE, REQUIRE, below, fill, run
 
 ROOT = Path(__file__).parent.parent.parent
 DOORS = ("backup_automation.sh", "backup_restore.sh", "backup_monitor.sh", "backup_manager.py", "scripts", "src",
@@ -247,15 +247,11 @@ def test_configured_sources_and_excludes_are_used_without_a_path(door: Path, key
     assert list((door / "out").rglob("*.key"))
 
 
+@pytest.mark.program("ssh-keygen")
 def test_without_a_path_what_discover_finds_is_backed_up(door: Path) -> None:
-    home = door.parent / "home"
-    fill(
-        home,
-        {
-            ".ssh/id_ed25519": b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n",
-            ".ssh/id_ed25519.pub": b"ssh-ed25519 AAAA x",
-        },
-    )
+    folder = door.parent / "home/.ssh"
+    folder.mkdir(parents=True)
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id_ed25519")])
     done = shell("./backup_automation.sh backup", door)
     assert "SSH private key" in done.stdout
     shell("./backup_restore.sh restore latest --target out", door)

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -168,11 +169,19 @@ def test_errors_of_the_system_become_ours(number: int, kind: type[StorageError])
     assert type(translate(OSError(number, os.strerror(number)), "x")) is kind
 
 
-@pytest.mark.skipif(AS_ROOT, reason="root may write anywhere")
-def test_a_folder_without_permission_is_denied(tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(StorageDenied):
-        LocalStorage(str(tmp_path / "locked/sub"), create=True)
+def test_a_folder_without_permission_is_denied() -> None:
+    with tempfile.TemporaryDirectory(prefix="keyark-test-") as folder:
+        locked = Path(folder) / "locked"
+        locked.mkdir(mode=0o500)
+        Path(folder).chmod(0o755)
+        if AS_ROOT:  # root may write anywhere
+            os.seteuid(65534)
+        try:
+            with pytest.raises(StorageDenied):
+                LocalStorage(str(locked / "sub"), create=True)
+        finally:
+            if AS_ROOT:
+                os.seteuid(0)
 
 
 def test_locations(tmp_path: Path) -> None:
