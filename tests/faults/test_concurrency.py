@@ -39,6 +39,7 @@ class Stage:
         self.stored_again = 0
         self.lock = threading.Lock()
         self.stop = threading.Event()
+        self.ready = threading.Barrier(WRITERS + 3)  # writers, pruner, verifier, and the test itself
         with self.sandbox.open() as repository:
             for number in range(WRITERS):
                 name, shared = f"w{number}", None if number < 4 else "w0"
@@ -57,6 +58,7 @@ class Stage:
     def actor(self, name: str, machine: str, work: object) -> threading.Thread:
         def run() -> None:
             zygote = Zygote(self.environment(machine))
+            self.ready.wait(timeout=240)
             errors, output = self.base / f"{name}.errors", self.base / f"{name}.output"
 
             def keyark(*arguments: str) -> tuple[int, str, str]:
@@ -148,7 +150,12 @@ def test_eight_writers_a_pruner_and_a_verifier(tmp_path: Path) -> None:
     threads = [*map(stage.writer, range(WRITERS)), stage.pruner(), stage.verifier()]
     for thread in threads:
         thread.start()
+    stage.ready.wait(timeout=240)  # on a busy machine it takes long until all have started
     time.sleep(SECONDS)
+    for _ in range(120):
+        if (stage.counts["backups"] > WRITERS and stage.counts["packs deleted"]) or stage.trouble:
+            break
+        time.sleep(1)
     stage.stop.set()
     for thread in threads:
         thread.join()
