@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from keyark.backup import smallfiles
-from keyark.backup.metadata import Facts
 from keyark.errors import StorageFull
 from support import Sandbox, below, fill, picture, run
 
@@ -128,10 +128,11 @@ def test_values_that_no_system_call_takes_are_problems_of_their_object(
     (source / "link").symlink_to("x")
     real = smallfiles.encode_file
 
-    def forged(facts: Facts, *rest: Any, **more: Any) -> bytes:
-        if facts.name == b"hostile":  # what a stolen writer's credential could sign
-            facts = facts._replace(uid=1 << 40)
-        return real(facts, *rest, **more)
+    def forged(name: bytes, found: os.stat_result, *rest: Any, **more: Any) -> bytes:
+        if name == b"hostile":  # what a stolen writer's credential could sign
+            fields = ("st_mode", "st_nlink", "st_gid", "st_mtime_ns")
+            found = SimpleNamespace(st_uid=1 << 40, **{field: getattr(found, field) for field in fields})  # type: ignore[assignment]
+        return real(name, found, *rest, **more)
 
     monkeypatch.setattr(smallfiles, "encode_file", forged)
     monkeypatch.setattr(os, "readlink", lambda path, **options: b"nul\0inside")

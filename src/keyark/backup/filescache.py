@@ -17,7 +17,7 @@ from keyark.repository.unlocked import CompartmentKeys
 
 _FLUSH = 500  # records written in one transaction
 
-# fingerprint, encoded node, chunk references: None, one id, or [[id, length], ...]
+# fingerprint, encoded node, chunk references: None, one id, or a sequence of (id, length)
 Entry = tuple[bytes, bytes, Any]
 
 
@@ -67,21 +67,18 @@ class FilesCache:
                 kind="files cache",
                 aad=key,
             )
-            files, segments, lengths, packs, in_tree = msgpack.unpackb(plain, raw=False, strict_map_key=False)
-            return FolderRecord(
-                {row[0]: (row[1], row[2], row[3]) for row in files}, tuple(segments), tuple(lengths), packs, in_tree
-            )
-        except (DamagedError, ValueError, msgpack.UnpackException):
+            return FolderRecord(*msgpack.unpackb(plain, raw=False, use_list=False, strict_map_key=False))
+        except (DamagedError, ValueError, TypeError, msgpack.UnpackException):
             return None
 
     def store(self, path: bytes, record: FolderRecord) -> None:
         """Remember a folder."""
         key = self._key(path)
-        rows = [(name, *entry) for name, entry in record.files.items()]
+        plain = [record.files, record.segments, record.lengths, record.packs, record.tree]
         sealed = seal(
             Suite.AES_256_GCM,
             self._seal_key,
-            msgpack.packb([rows, record.segments, record.lengths, record.packs, record.tree], use_bin_type=True),
+            msgpack.packb(plain, use_bin_type=True),
             repository=self._repository,
             compartment=self._compartment,
             kind="files cache",

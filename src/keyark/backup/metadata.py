@@ -7,7 +7,6 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from keyark.repository import tree
 
@@ -29,36 +28,6 @@ _CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://
 def kind_of(mode: int) -> int | None:
     """The tree's kind for an ``st_mode``; None for sockets and what else cannot be backed up."""
     return _KINDS.get(stat.S_IFMT(mode))
-
-
-class Facts(NamedTuple):
-    """What a folder's listing says of a file, as far as a backup cares. Two that are equal show the same, unchanged file."""
-
-    name: bytes
-    mode: int
-    ino: int
-    dev: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, name: bytes, found: os.stat_result) -> Facts:
-        return cls(
-            name,
-            found.st_mode,
-            found.st_ino,
-            found.st_dev,
-            found.st_nlink,
-            found.st_uid,
-            found.st_gid,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-        )
 
 
 def fingerprint(found: os.stat_result) -> bytes:

@@ -223,7 +223,7 @@ class ReaderProcesses:
         slot = process.slots[number]
         unpacker = msgpack.Unpacker(use_list=False)
         unpacker.feed(slot.rows[: int.from_bytes(answer, "big")])
-        return Read(batch, [Row._make(row) for row in unpacker], slot.data)
+        return Read(batch, list(map(Row._make, unpacker)), slot.data)
 
     def close(self) -> None:
         for process in self._processes:

@@ -48,6 +48,9 @@ class ChunkSink:
         """Store a chunk unless it is stored already."""
         if chunk_id in self._new or chunk_id in self._pending:
             return
+        if not self._searchable:
+            self._take(kind, group, chunk_id, data)
+            return
         self._pending[chunk_id] = (kind, group, data)
         self._pending_bytes += len(data)
         if len(self._pending) >= _BATCH_CHUNKS or self._pending_bytes >= _BATCH_BYTES:
@@ -64,11 +67,6 @@ class ChunkSink:
         """Note that the snapshot refers to ``length`` bytes of a pack."""
         if pack not in self._own:
             self.used[pack] = self.used.get(pack, 0) + length
-
-    @property
-    def unsettled(self) -> int:
-        """How many new chunks are held in memory so that they are not stored twice."""
-        return len(self._new)
 
     def stored(self, pack: int, ids: Iterable[bytes]) -> None:
         """Note that a pack of this run is stored, under which local number, with which chunks."""
@@ -102,28 +100,30 @@ class ChunkSink:
     def _resolve(self) -> None:
         pending, self._pending, self._pending_bytes = self._pending, {}, 0
         found = self.known(pending) if self._searchable else {}
-        place = self._place if self._packer is not None else None
         for chunk_id, (kind, group, data) in pending.items():
             pack = found.get(chunk_id)
-            if pack is not None:
+            if pack is None:
+                self._take(kind, group, chunk_id, data)
+            else:
                 self.count(pack, len(data))
-                continue
-            self._new[chunk_id] = 0
-            self.data_added += len(data)
-            if place is not None:
-                place((kind, group) if kind != TREE else _TREES, chunk_id, data)
 
-    def _place(self, key: tuple[int, Group], chunk_id: bytes, data: bytes | memoryview) -> None:
+    def _take(self, kind: int, group: Group, chunk_id: bytes, data: bytes | memoryview) -> None:
+        """Put a new chunk into the block of its group."""
+        size = len(data)
+        self._new[chunk_id] = 0
+        self.data_added += size
+        if self._packer is None:
+            return
+        key = (kind, group) if kind != TREE else _TREES
         builder = self._open.get(key)
-        if builder is not None and not builder.fits(len(data)):
+        if builder is not None and not builder.fits(size):
             self._close(key)
             builder = None
         if builder is None:
             while len(self._open) >= _OPEN_BLOCKS:
                 self._close(self._oldest())
             builder = self._open[key] = BlockBuilder()
-        builder.add(chunk_id, data)
-        if builder.full:
+        if builder.add(chunk_id, data):
             self._close(key)
 
     def _oldest(self) -> tuple[int, Group]:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keyark.backup.metadata import Facts, fingerprint, is_sparse, recorded_time, xattrs
+from keyark.backup.metadata import fingerprint, is_sparse, recorded_time, xattrs
 from keyark.repository import tree
 from keyark.repository.tree import encode_row
 
@@ -45,36 +45,32 @@ class Row(NamedTuple):
     trouble: int = 0
 
 
-def link_key(found: Facts) -> bytes:
+def link_key(found: os.stat_result) -> bytes:
     """The same for all names of one hard-linked object."""
-    return found.dev.to_bytes(8, "big") + found.ino.to_bytes(8, "big")
+    return found.st_dev.to_bytes(8, "big") + found.st_ino.to_bytes(8, "big")
 
 
 def encode_file(
-    facts: Facts, size: int, content: Any, sha256: bytes, attributes: dict[bytes, bytes] | None, *, changed: bool
+    name: bytes,
+    found: os.stat_result,
+    size: int,
+    content: Any,
+    sha256: bytes,
+    attributes: dict[bytes, bytes] | None,
+    *,
+    changed: bool,
 ) -> bytes:
     """The tree entry of a file."""
     extra: dict[str, Any] = {}
     if attributes:
         extra["x"] = attributes
-    if facts.nlink > 1:
-        extra["l"] = link_key(facts)
+    if found.st_nlink > 1:
+        extra["l"] = link_key(found)
     if changed:
         extra["c"] = True
-    mode = facts.mode & 0o7777
+    mode, mtime_ns = found.st_mode & 0o7777, recorded_time(found.st_mtime_ns)
     return encode_row(
-        [
-            facts.name,
-            tree.FILE,
-            mode,
-            facts.uid,
-            facts.gid,
-            recorded_time(facts.mtime_ns),
-            size,
-            content,
-            sha256,
-            extra or None,
-        ]
+        [name, tree.FILE, mode, found.st_uid, found.st_gid, mtime_ns, size, content, sha256, extra or None]
     )
 
 
@@ -125,11 +121,10 @@ class SmallFileReader:
             content, sha256 = self._chunk_id(data), hashlib.sha256(data).digest()
         else:
             content, sha256 = None, EMPTY_SHA256
-        facts = Facts.of(name, before)
-        entry = encode_file(facts, length, content, sha256, attributes, changed=changed)
-        settled = not changed and not trouble and facts.ctime_ns < self._settled
+        entry = encode_file(name, before, length, content, sha256, attributes, changed=changed)
+        settled = not changed and not trouble and before.st_ctime_ns < self._settled
         mark = fingerprint(before) if settled else b""
-        return Row(CHANGED if changed else READ, length, content, entry, mark, facts.uid, facts.gid, trouble)
+        return Row(CHANGED if changed else READ, length, content, entry, mark, before.st_uid, before.st_gid, trouble)
 
 
 def _attributes(descriptor: int) -> tuple[dict[bytes, bytes] | None, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from keyark.backup.filescache import Entry, FilesCache, FolderRecord
 from keyark.backup.frames import Frame
@@ -48,11 +48,11 @@ class Records:
                 return
         kept = [entry for name, entry in record.files.items() if frame.unchanged.get(name) is entry]
         if kept:
-            wanted = [chunk for entry in kept for chunk, _ in _references(entry)]
-            found = self._sink.known(wanted)
-            if any(chunk not in found for chunk in wanted):
+            references = [pair for entry in kept for pair in _references(entry)]
+            found = self._sink.known([chunk for chunk, _ in references])
+            if any(chunk not in found for chunk, _ in references):
                 raise CacheError("the local cache contradicts itself; delete it and run again, nothing is lost")
-            for pack, length in _lengths(kept, found).items():
+            for pack, length in _lengths(references, found).items():
                 self._sink.count(pack, length)
         self._waiting.append((frame.path, record))
         self._files += len(record.files)
@@ -85,35 +85,29 @@ class Records:
         self._cache.store(path, record)
 
     def _complete(self, record: FolderRecord) -> bool:
-        entries = list(record.files.values())
-        found = self._sink.packs_of([chunk for entry in entries for chunk, _ in _references(entry)])
+        """Fill in which packs the folder's files and segments lie in; False while one of them is not stored yet."""
+        references = [pair for entry in record.files.values() for pair in _references(entry)]
+        segments = list(zip(record.segments, record.lengths, strict=True))
+        found = self._sink.packs_of([chunk for chunk, _ in (*references, *segments)])
         if found is None:
             return False
-        record.packs = _lengths(entries, found)
-        segments = self._sink.packs_of(record.segments)
-        if segments is None:
-            return False
-        record.tree = {}
-        for segment, length in zip(record.segments, record.lengths, strict=True):
-            pack = segments[segment]
-            record.tree[pack] = record.tree.get(pack, 0) + length
+        record.packs, record.tree = _lengths(references, found), _lengths(segments, found)
         return True
 
 
-def _lengths(entries: Iterable[Entry], found: dict[bytes, int]) -> dict[int, int]:
+def _lengths(references: Iterable[tuple[bytes, int]], found: dict[bytes, int]) -> dict[int, int]:
     """Bytes in each pack."""
     packs: dict[int, int] = {}
-    for entry in entries:
-        for chunk, length in _references(entry):
-            pack = found[chunk]
-            packs[pack] = packs.get(pack, 0) + length
+    for chunk, length in references:
+        pack = found[chunk]
+        packs[pack] = packs.get(pack, 0) + length
     return packs
 
 
-def _references(entry: Entry) -> Iterable[tuple[bytes, int]]:
-    references = entry[2]
+def _references(entry: Entry) -> Sequence[tuple[bytes, int]]:
+    mark, _, references = entry
     if references is None:
         return ()
     if isinstance(references, bytes):
-        return ((references, int.from_bytes(entry[0][8:16], "big")),)
-    return ((row[0], row[1]) for row in references)
+        return ((references, int.from_bytes(mark[8:16], "big")),)
+    return [(row[0], row[1]) for row in references]

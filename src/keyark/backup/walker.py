@@ -21,11 +21,12 @@ from keyark.backup.contents import ContentReader
 from keyark.backup.excludes import Excludes
 from keyark.backup.filescache import FilesCache
 from keyark.backup.frames import Frame, Listed
-from keyark.backup.metadata import Facts, fingerprint, is_cache_folder, is_cache_tag, kind_of, recorded_time, xattrs
+from keyark.backup.metadata import fingerprint, is_cache_folder, is_cache_tag, kind_of, recorded_time, xattrs
 from keyark.backup.readers import Batch, Read, Readers
 from keyark.backup.sink import ChunkSink
 from keyark.backup.smallfiles import (
     CHANGED,
+    FAILED,
     FILE_FLAGS,
     LARGE,
     NO_ROOM,
@@ -303,7 +304,7 @@ class Walker:
         if found:
             extra["x"] = found
         if facts.st_nlink > 1:
-            extra["l"] = link_key(Facts.of(name, facts))
+            extra["l"] = link_key(facts)
         mode, mtime_ns = facts.st_mode & 0o7777, recorded_time(facts.st_mtime_ns)
         return encode_node(
             Node(name, kind, mode, facts.st_uid, facts.st_gid, mtime_ns, 0, content, None, extra or None)
@@ -349,42 +350,41 @@ class Walker:
         rows = iter(read.rows)
         position = 0
         again: list[tuple[Frame, int, int, bytes]] = []
-        owner = (-1, -1)
         for part in read.batch.folders:
-            frame, root = part.frame, part.root
-            for place, name in zip(part.places, part.names, strict=True):
-                row = next(rows)
-                end = position + row.length if row.chunk_id is not None else position
-                if row.status in (READ, CHANGED):
-                    if owner != (row.uid, row.gid):
-                        owner = (row.uid, row.gid)
-                        self._owners(*owner)
-                    if row.chunk_id is not None:
-                        self._sink.add(DATA, row.chunk_id, bytes(read.data[position:end]), (row.uid, root))
-                    self._small(frame, place, name, row)
-                elif row.status == LARGE:
+            frame, root, owner = part.frame, part.root, (-1, -1)
+            for place, name, row in zip(part.places, part.names, rows, strict=False):
+                status, length, chunk_id, entry, mark, uid, gid, _ = row
+                start, position = position, position + (0 if chunk_id is None else length)
+                if status in (READ, CHANGED):
+                    if chunk_id is not None:
+                        self._sink.add(DATA, chunk_id, bytes(read.data[start:position]), (uid, root))
+                    if owner != (uid, gid):
+                        owner = (uid, gid)
+                        self._owners(uid, gid)
+                    frame.entries[place] = entry
+                    if mark:
+                        frame.record.files[name] = (mark, entry, chunk_id)
+                    self._was_read(frame, name, length)
+                elif status == LARGE:
                     self._large(frame, place, name, root)
-                elif row.status == NO_ROOM:
+                elif status == NO_ROOM:
                     again.append((frame, root, place, name))
-                else:
-                    e = OSError(row.length, os.strerror(row.length))
-                    self._tally.problem(frame.below(name), _reason(e, replaced=e.errno in _GONE))
-                position = end
+                if status != READ or row.trouble:
+                    self._note_trouble(frame, name, row)
             frame.waiting -= len(part.names)
             self._tally.tick(frame.path)
         for frame, root, place, name in again:
             frame.waiting += 1
             self._queue(frame, root, place, name)
 
-    def _small(self, frame: Frame, place: int, name: bytes, row: Row) -> None:
-        frame.entries[place] = row.entry
-        if row.mark:
-            frame.record.files[name] = (row.mark, row.entry, row.chunk_id)
+    def _note_trouble(self, frame: Frame, name: bytes, row: Row) -> None:
         if row.trouble:
             self._no_attributes(frame.below(name), row.trouble)
         if row.status == CHANGED:
             self._tally.problem(frame.below(name), "changed while being read")
-        self._was_read(frame, name, row.length)
+        elif row.status == FAILED:
+            e = OSError(row.length, os.strerror(row.length))
+            self._tally.problem(frame.below(name), _reason(e, replaced=e.errno in _GONE))
 
     def _large(self, frame: Frame, place: int, name: bytes, root: int) -> None:
         """Read a file that is large or sparse."""
@@ -412,15 +412,14 @@ class Walker:
                 changed = fingerprint(os.fstat(descriptor)) != fingerprint(found)
         finally:
             os.close(descriptor)
-        facts = Facts.of(name, found)
-        entry = encode_file(facts, contents.size, contents.content, contents.sha256, attributes, changed=changed)
+        entry = encode_file(name, found, contents.size, contents.content, contents.sha256, attributes, changed=changed)
         if len(entry) > MAX_CHUNK:
             raise OSError(errno.EFBIG, "too large for one file of this format (about 200 GB)")
         frame.entries[place] = entry
-        self._owners(facts.uid, facts.gid)
+        self._owners(found.st_uid, found.st_gid)
         if changed:
             self._tally.problem(frame.below(name), "changed while being read")
-        elif facts.ctime_ns < self._settled:
+        elif found.st_ctime_ns < self._settled:
             references = contents.content
             if isinstance(references, list):
                 references = [row for row in references if row[0] is not None]

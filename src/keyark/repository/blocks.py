@@ -40,13 +40,11 @@ class BlockBuilder:
         self._parts: list[bytes | memoryview] = []
         self.size = 0
 
-    def add(self, chunk_id: bytes, data: bytes | memoryview) -> None:
+    def add(self, chunk_id: bytes, data: bytes | memoryview) -> bool:
+        """Take a chunk; says whether the block is full now."""
         self.ids.append(chunk_id)
         self._parts.append(data)
         self.size += len(data)
-
-    @property
-    def full(self) -> bool:
         return self.size >= BLOCK_TARGET or len(self.ids) >= MAX_CHUNKS
 
     def fits(self, length: int) -> bool:

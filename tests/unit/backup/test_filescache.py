@@ -18,7 +18,7 @@ def cache_of(repository: Repository, compartment: bytes) -> FilesCache:
 def test_records_come_back_per_path_and_only_whole(ready: Sandbox, tmp_path: Path) -> None:
     ready.backup(fill(tmp_path / "source", {"a": b"1"}))
     record = FolderRecord(
-        {b"\xff": (b"mark", b"entry", None), b"b": (b"m", b"e", b"c" * 32), b"c": (b"m", b"e", [[b"d" * 32, 5]])},
+        {b"\xff": (b"mark", b"entry", None), b"b": (b"m", b"e", b"c" * 32), b"c": (b"m", b"e", ((b"d" * 32, 5),))},
         (b"s" * 32,),
         (5,),
         {3: 7},
