@@ -18,7 +18,7 @@ from keyark.storage.protocol import Storage
 
 _WORKERS = max(1, min(4, os.cpu_count() or 1))
 _UPLOADS = 2  # packs under way to the storage; each is 16 MB of memory
-_QUEUED_BLOCKS = _WORKERS + 1  # blocks waiting for the packer; bounds memory
+_QUEUED_BLOCKS = _WORKERS  # blocks waiting for the packer; bounds memory
 
 _Job = tuple[int, "Future[Block]"]
 

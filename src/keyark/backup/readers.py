@@ -25,7 +25,7 @@ from keyark.backup.smallfiles import LARGE, Row, SmallFileReader
 from keyark.children import Child
 
 _ROWS_ROOM = 1 << 20  # bytes of a slot for the job and the rows
-_DATA_ROOM = 4 << 20  # bytes of a slot for the files' content
+_DATA_ROOM = 3 << 20  # bytes of a slot for the files' content
 _SLOTS = 2  # batches under way in one process
 _MAX_FILES = 512  # in one batch
 _MAX_FOLDERS = 64  # in one batch: each is a descriptor that travels with it
