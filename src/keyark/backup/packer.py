@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 from keyark.errors import ObjectExists
@@ -19,6 +20,8 @@ from keyark.storage.protocol import Storage
 _WORKERS = max(1, min(4, os.cpu_count() or 1))
 _UPLOADS = 2  # packs under way to the storage; each is 16 MB of memory
 _QUEUED_BLOCKS = _WORKERS  # blocks waiting for the packer; bounds memory
+
+_EASIEST, _HARDEST = 1, 12  # levels of zstd between which `auto` moves
 
 _Job = tuple[int, "Future[Block]"]
 
@@ -40,6 +43,7 @@ class Packer:
         self._compressors = ThreadPoolExecutor(_WORKERS, thread_name_prefix="compress")
         self._uploaders = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="upload")
         self._room = threading.Semaphore(_UPLOADS)
+        self._uploading = 0
         self._jobs: queue.Queue[_Job | None] = queue.Queue(_QUEUED_BLOCKS)
         self._lock = threading.Lock()
         self._stored: list[StoredPack] = []
@@ -50,7 +54,21 @@ class Packer:
     def add(self, kind: int, builder: BlockBuilder) -> None:
         """Hand over a full block. Waits while the queues are full."""
         self._raise()
+        if self._compression.probe:
+            self._compression = replace(self._compression, level=self._next_level())
         self._jobs.put((kind, self._compressors.submit(builder.compress, self._compression)))
+
+    @property
+    def level(self) -> int:
+        """The level at which the last block was handed to the codec."""
+        return self._compression.level
+
+    def _next_level(self) -> int:
+        """The level of `auto`: a step harder while the storage is waited for, a step easier while the processors are."""
+        level = self._compression.level
+        if self._uploading >= _UPLOADS:
+            return min(level + 1, _HARDEST)
+        return max(level - 1, _EASIEST) if self._jobs.full() else level
 
     def take_stored(self) -> list[StoredPack]:
         """Packs stored since the last call."""
@@ -104,6 +122,8 @@ class Packer:
         if pack is None:
             return
         self._room.acquire()
+        with self._lock:
+            self._uploading += 1
         self._uploaders.submit(self._upload, pack)
 
     def _upload(self, pack: SealedPack) -> None:
@@ -116,4 +136,6 @@ class Packer:
         except BaseException as e:  # noqa: BLE001 - handed to the caller's thread
             self._fail(e)
         finally:
+            with self._lock:
+                self._uploading -= 1
             self._room.release()
