@@ -1,4 +1,4 @@
-"""Re-sealing: what snapshots rest on, written again under new data keys and a new epoch (docs/format.md, section 6; ADR 9).
+"""Re-sealing: what snapshots rest on, written again under new data keys and a new epoch (docs/format.md, section 6; ADR 10).
 
 Snapshots are signed by their writers and stay as they are. For each pack the root signs a *supersedes* record, which readers
 follow. The order makes a crash at any instant harmless: the new packs first, the record when they are durable; the old packs
