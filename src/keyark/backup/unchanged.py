@@ -57,6 +57,7 @@ class Records:
         self._waiting.append((frame.path, record))
         self._files += len(record.files)
         while self._files > _HELD:
+            self._complete(self._waiting[0][1])
             self._store_first()
 
     def keeps_tree(self, known: FolderRecord) -> bool:
@@ -85,14 +86,15 @@ class Records:
         self._cache.store(path, record)
 
     def _complete(self, record: FolderRecord) -> bool:
-        """Fill in which packs the folder's files and segments lie in; False while one of them is not stored yet."""
+        """Fill in which packs the folder's files and its segments lie in; False while one of either is not stored yet."""
         references = [pair for entry in record.files.values() for pair in _references(entry)]
-        segments = list(zip(record.segments, record.lengths, strict=True))
-        found = self._sink.packs_of([chunk for chunk, _ in (*references, *segments)])
-        if found is None:
-            return False
-        record.packs, record.tree = _lengths(references, found), _lengths(segments, found)
-        return True
+        record.packs = self._lengths(references)
+        record.tree = self._lengths(list(zip(record.segments, record.lengths, strict=True)))
+        return record.packs is not None and record.tree is not None
+
+    def _lengths(self, references: Sequence[tuple[bytes, int]]) -> dict[int, int] | None:
+        found = self._sink.packs_of([chunk for chunk, _ in references])
+        return None if found is None else _lengths(references, found)
 
 
 def _lengths(references: Iterable[tuple[bytes, int]], found: dict[bytes, int]) -> dict[int, int]:
