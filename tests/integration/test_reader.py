@@ -62,7 +62,8 @@ class Golden:
         self.facts: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
         self.folder = base / "repository"
         with tarfile.open(GOLDEN / f"{name}.tar.gz") as archive:
-            archive.extractall(self.folder, filter="tar")
+            # Python 3.11.2 of Debian 12 has no filters yet; the archives are our own.
+            archive.extractall(self.folder, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
         option, file = self.facts["key"]
         self.key = [option, str(GOLDEN / "secrets" / file)]
         self.snapshots: list[dict[str, Any]] = self.facts["snapshots"]
