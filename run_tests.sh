@@ -6,7 +6,7 @@ cd "$folder"
 # shellcheck source=scripts/bootstrap.sh
 . scripts/bootstrap.sh
 
-packages=(acl age attr e2fsprogs git mount openssl openssh-client gnupg python3-venv rsync strace util-linux zstd)
+packages=(acl age attr default-jre-headless e2fsprogs git mount openssl openssh-client gnupg python3-venv rsync strace util-linux zstd)
 missing=()
 for package in "${packages[@]}"; do
     if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then

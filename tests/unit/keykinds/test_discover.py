@@ -231,10 +231,8 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("program", COMMANDS)
+@pytest.mark.parametrize("program", [pytest.param(name, marks=pytest.mark.program(name)) for name in COMMANDS])
 def test_keys_of_the_usual_tools_are_recognised_whatever_they_are_called(tmp_path: Path, program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
     for number, (command, kind) in enumerate(COMMANDS[program]):
         path = tmp_path / f"file{number}"
         words = ["" if word == "-N=" else word.format(path) for word in command.replace("-N=", "-N -N=").split()]
