@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from keyark.backup.packer import StoredPack
 from keyark.repository.blocks import BlockBuilder
 from keyark.repository.cache import Cache, CacheError
 from keyark.repository.chunkids import TREE
@@ -22,8 +21,6 @@ class BlockTaker(Protocol):
     """Takes full blocks: a `Packer`, or nothing at all in a dry run."""
 
     def add(self, kind: int, builder: BlockBuilder) -> None: ...
-
-    def take_stored(self) -> list[StoredPack]: ...
 
 
 class ChunkSink:

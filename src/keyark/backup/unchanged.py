@@ -36,36 +36,46 @@ class Records:
         self._waiting: deque[tuple[bytes, FolderRecord]] = deque()
         self._files = 0  # in the records that wait
 
-    def finish(self, frame: Frame) -> None:
-        """Count the packs that the folder's unchanged files rest on, and remember the folder if anything in it is new."""
+    def finish(self, frame: Frame, *, tree_kept: bool) -> None:
+        """Count the packs that the folder's unchanged files rest on, and remember the folder if anything in it is new.
+
+        ``tree_kept`` is what `keeps_tree` said of its segments.
+        """
         known, record = frame.known, frame.record
+        if known is not None and tree_kept:
+            record.tree = known.tree
         packs = None if known is None or known.files != record.files else known.packs
-        if known is not None and packs is not None and all(self._sink.is_usable(pack) for pack in packs):
+        if packs is not None and all(self._sink.is_usable(pack) for pack in packs):
+            self._count(packs)
             record.packs = packs
-            for pack, length in packs.items():
-                self._sink.count(pack, length)
-            if known.segments == record.segments and self.keeps_tree(known):
+            if tree_kept:
                 return
-        kept = [entry for name, entry in record.files.items() if frame.unchanged.get(name) is entry]
-        if kept:
-            references = [pair for entry in kept for pair in _references(entry)]
-            found = self._sink.known([chunk for chunk, _ in references])
-            if any(chunk not in found for chunk, _ in references):
-                raise CacheError("the local cache contradicts itself; delete it and run again, nothing is lost")
-            for pack, length in _lengths(references, found).items():
-                self._sink.count(pack, length)
+        else:
+            self._count_kept(frame)
         self._waiting.append((frame.path, record))
         self._files += len(record.files)
         while self._files > _HELD:
             self._complete(self._waiting[0][1])
             self._store_first()
 
+    def _count_kept(self, frame: Frame) -> None:
+        """Count what single unchanged files rest on, beside changed ones."""
+        kept = [entry for name, entry in frame.record.files.items() if frame.unchanged.get(name) is entry]
+        references = [pair for entry in kept for pair in _references(entry)]
+        found = self._sink.known([chunk for chunk, _ in references]) if references else {}
+        if any(chunk not in found for chunk, _ in references):
+            raise CacheError("the local cache contradicts itself; delete it and run again, nothing is lost")
+        self._count(_lengths(references, found))
+
+    def _count(self, packs: dict[int, int]) -> None:
+        for pack, length in packs.items():
+            self._sink.count(pack, length)
+
     def keeps_tree(self, known: FolderRecord) -> bool:
         """Whether the folder's tree segments, unchanged, lie in usable packs; if so, these packs are counted."""
         if known.tree is None or not all(self._sink.is_usable(pack) for pack in known.tree):
             return False
-        for pack, length in known.tree.items():
-            self._sink.count(pack, length)
+        self._count(known.tree)
         return True
 
     def settle(self) -> None:
@@ -87,9 +97,10 @@ class Records:
 
     def _complete(self, record: FolderRecord) -> bool:
         """Fill in which packs the folder's files and its segments lie in; False while one of either is not stored yet."""
-        references = [pair for entry in record.files.values() for pair in _references(entry)]
-        record.packs = self._lengths(references)
-        record.tree = self._lengths(list(zip(record.segments, record.lengths, strict=True)))
+        if record.packs is None:
+            record.packs = self._lengths([pair for entry in record.files.values() for pair in _references(entry)])
+        if record.tree is None:
+            record.tree = self._lengths(list(zip(record.segments, record.lengths, strict=True)))
         return record.packs is not None and record.tree is not None
 
     def _lengths(self, references: Sequence[tuple[bytes, int]]) -> dict[int, int] | None:

@@ -215,16 +215,18 @@ class Walker:
         ids = [self._tree_id(segment) for segment in segments]
         frame.record.segments, frame.record.lengths = tuple(ids), tuple(map(len, segments))
         known = frame.known
-        if known is None or known.segments != frame.record.segments or not self._records.keeps_tree(known):
+        same = known is not None and known.segments == frame.record.segments
+        tree_kept = known is not None and same and self._records.keeps_tree(known)
+        if not tree_kept:
             for chunk_id, segment in zip(ids, segments, strict=True):
                 self._sink.add(TREE, chunk_id, segment, (0, 0))
         if known is None:
             self._tally.dirs_new += 1
-        elif known.segments == frame.record.segments:
+        elif same:
             self._tally.dirs_unmodified += 1
         else:
             self._tally.dirs_changed += 1
-        self._records.finish(frame)
+        self._records.finish(frame, tree_kept=tree_kept)
         self._tally.tick(frame.path)
         return ids
 

@@ -372,13 +372,16 @@ class _Restore:
         """In a process of its own: what it counts and finds goes to the parent in messages."""
         done: list[int] = []
 
-        def report() -> None:
-            problems = [[item.path, item.what, item.integrity] for item in self.counts.problems]
-            send([done, problems, reader.bytes_fetched, target.metadata.left_out])
+        def start_counting() -> None:
             done.clear()
             self.counts.problems.clear()
             reader.count_fetched(-reader.bytes_fetched)
             target.metadata.left_out = (0, 0, 0, 0)
+
+        def report() -> None:
+            problems = [[item.path, item.what, item.integrity] for item in self.counts.problems]
+            send([done, problems, reader.bytes_fetched, target.metadata.left_out])
+            start_counting()
 
         def filled(item: WantedFile, data: memoryview) -> None:
             if stopped():
@@ -391,9 +394,7 @@ class _Restore:
         def failed(item: WantedFile, what: str) -> None:
             self._problem(item.path, what, integrity=True)
 
-        self.counts.problems.clear()
-        reader.count_fetched(-reader.bytes_fetched)
-        target.metadata.left_out = (0, 0, 0, 0)
+        start_counting()
         try:
             fill_small(reader, share, filled, failed, workers=0)  # the processes share the cores already
         finally:
