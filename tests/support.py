@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,3 +217,14 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
 def run(command: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
     """Run a helper program; its failure fails the test."""
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@contextlib.contextmanager
+def memory_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs on ``folder``, made with these mount options (``size=6m``, ``nr_inodes=100``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run(["mount", "-t", "tmpfs", "-o", options, "keyark-test", str(folder)])
+    try:
+        yield folder
+    finally:
+        run(["umount", str(folder)])

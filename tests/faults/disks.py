@@ -11,17 +11,6 @@ from pathlib import Path
 from support import run
 
 
-@contextlib.contextmanager
-def memory_disk(folder: Path, options: str) -> Iterator[Path]:
-    """A tmpfs on ``folder``, made with these mount options (``size=6m``, ``nr_inodes=100``)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "tmpfs", "-o", options, "keyark-test", str(folder)])
-    try:
-        yield folder
-    finally:
-        run(["umount", str(folder)])
-
-
 @dataclass
 class LoopDisk:
     """An ext4 in a file. What was written and not synced is not in the file: its copy is the disk after a power cut."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from faults.disks import memory_disk
 from faults.rig import ACTIONS, Rig, settle
 from keyark.clock import SystemClock
 from keyark.errors import DamagedError, KeyarkError, StorageError
@@ -21,7 +20,7 @@ from keyark.storage.local import LocalStorage
 from keyark.upkeep.forget import forget
 from keyark.upkeep.model import ForgetRequest, PruneRequest
 from keyark.upkeep.prune import prune
-from support import FakeClock, Sandbox, below, fill, picture, run
+from support import FakeClock, Sandbox, below, fill, memory_disk, picture, run
 
 FULL = 14
 DAMAGED = 13

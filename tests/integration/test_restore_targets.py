@@ -9,8 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,19 +17,9 @@ import pytest
 
 from keyark.backup import smallfiles
 from keyark.errors import StorageFull
-from support import Sandbox, below, fill, picture, run
+from support import Sandbox, below, fill, memory_disk, picture, run
 
 NOBODY = 65534
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "tmpfs", "-o", options, "keyark-test", str(folder)])
-    try:
-        yield folder
-    finally:
-        run(["umount", str(folder)])
 
 
 @pytest.mark.program("setfacl")
@@ -97,7 +85,7 @@ def test_where_the_target_cannot_link_a_copy_is_made_and_named(ready: Sandbox, t
     os.link(source / "a/one", source / "b/two")
     ready.backup(source)
     restored = below(ready.base / "target", source)
-    with mounted(restored / "b", "size=1m"):
+    with memory_disk(restored / "b", "size=1m"):
         report = ready.restore("latest", ready.base / "target", overwrite="always")
         assert (restored / "b/two").read_bytes() == b"shared"
         (problem,) = report.problems
@@ -109,7 +97,10 @@ def test_where_the_target_cannot_link_a_copy_is_made_and_named(ready: Sandbox, t
 def test_a_target_without_inodes_left_is_full(ready: Sandbox, tmp_path: Path) -> None:
     source = fill(tmp_path / "source", {f"{number}": b"x" for number in range(60)})
     ready.backup(source)
-    with mounted(ready.base / "target", "size=8m,nr_inodes=40") as target, pytest.raises(StorageFull, match="is full"):
+    with (
+        memory_disk(ready.base / "target", "size=8m,nr_inodes=40") as target,
+        pytest.raises(StorageFull, match="is full"),
+    ):
         ready.restore("latest", target)
 
 
